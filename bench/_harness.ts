@@ -1,0 +1,80 @@
+/**
+ * What every bench shares: verify nothing here, time on the GPU, print time, bytes, GB/s and the share of a copy
+ * measured in the same run, and one JSON line a case for the record (`BENCH_JSON=file` appends it there).
+ */
+import type { Commands } from "../src/gpu/commands.ts";
+import { Gpu } from "../src/gpu/gpu.ts";
+import type { Tensor } from "../src/gpu/tensor.ts";
+import { gpuTimes } from "../src/gpu/timing.ts";
+
+/** Bytes that a bench's rotated buffers should total, so that no repetition finds its data in a cache. */
+export const ROTATE_BYTES = 512 * 2 ** 20;
+
+let shared: Promise<{ gpu: Gpu; copyGBps: number }> | undefined;
+
+/** The device and the rate of a large copy on it (bytes read plus bytes written), measured once. */
+export function bench(): Promise<{ gpu: Gpu; copyGBps: number }> {
+  return shared ??= (async () => {
+    const gpu = await Gpu.create();
+    const software = /llvmpipe|swiftshader/i.test(gpu.description);
+    const bytes = Math.min(gpu.maxBytes, software ? 2 ** 24 : 2 ** 30);
+    using a = gpu.alloc("copy source", "u32", [bytes / 4]), b = gpu.alloc("copy target", "u32", [bytes / 4]);
+    const start = () => performance.now();
+    const run = async (n: number) => {
+      const commands = gpu.commands(), at = start();
+      for (let i = 0; i < n; i++) commands.copy(a, b);
+      commands.submit();
+      await gpu.read(a.view(0, [4]));
+      return (performance.now() - at) / 1e3;
+    };
+    await run(2);
+    const few = await run(2), many = await run(12);
+    const copyGBps = 2 * bytes * 10 / (many - few) / 1e9;
+    console.log(`# ${gpu.description}; copy ${copyGBps.toFixed(0)} GB/s`);
+    return { gpu, copyGBps };
+  })();
+}
+
+/** Bytes of tensors that a kernel reads or writes once. */
+export function traffic(io: Readonly<Record<string, Tensor>>): number {
+  return Object.values(io).reduce((sum, tensor) => sum + tensor.byteLength, 0);
+}
+
+/** How one case went. */
+export interface Timing {
+  readonly medianUs: number;
+  readonly p10Us: number;
+  readonly GBps: number;
+  readonly copyShare: number;
+}
+
+/**
+ * Times `encode` and prints a row. `bytes` is what one run must move; `encode` gets the repetition's number to rotate
+ * its buffers by; `flops`, where given, adds a rate.
+ */
+export async function time(
+  name: string,
+  bytes: number,
+  encode: (commands: Commands, i: number) => void,
+  { repetitions = 30, flops = 0 }: { repetitions?: number; flops?: number } = {},
+): Promise<Timing> {
+  const { gpu, copyGBps } = await bench();
+  await gpuTimes(gpu, 3, encode);
+  const times = (await gpuTimes(gpu, repetitions, encode)).toSorted();
+  const median = times[times.length >> 1]!, p10 = times[Math.floor(times.length / 10)]!;
+  const row = {
+    medianUs: median * 1e6,
+    p10Us: p10 * 1e6,
+    GBps: bytes / median / 1e9,
+    copyShare: bytes / median / 1e9 / copyGBps,
+  };
+  const rate = flops ? ` ${(flops / median / 1e12).toFixed(2).padStart(7)} TFLOP/s` : "";
+  console.log(
+    `${name.padEnd(52)} ${row.medianUs.toFixed(1).padStart(10)} us ${row.GBps.toFixed(1).padStart(8)} GB/s ` +
+      `${(100 * row.copyShare).toFixed(0).padStart(4)} % of copy${rate}`,
+  );
+  const record = { name, adapter: gpu.description, copyGBps, bytes, flops, ...row };
+  const path = Deno.env.get("BENCH_JSON");
+  if (path) await Deno.writeTextFile(path, JSON.stringify(record) + "\n", { append: true });
+  return row;
+}

@@ -1,0 +1,99 @@
+/**
+ * The shape of an additive codec: what is looked up where, and how many bits that takes.
+ *
+ * A head of dimension D is a vector of P = D/2 complex numbers; component `d` is `x[d] + i·x[d + P]`, for keys before
+ * RoPE as for values. Its approximation is a token's scale times a sum of words, one or more a *stage*:
+ *
+ * - a *pair* stage (CommVQ's, paper eq. 24) covers the whole head by two codes of 6 bits, `u[a] + v[b]`, chosen
+ *   together; in the published codec the two halves are *tied*, `v = i·u`;
+ * - a *sub* stage cuts the head into groups of a few pairs, and each group has a code of 8 bits of its own.
+ *
+ * To decode, a stage is a table of rows of P complex numbers: 64 rows of `u` then 64 of `v`, or 256 rows of which a
+ * group reads its own columns only.
+ *
+ * @module
+ */
+
+/** Words of each half of a pair stage. */
+export const PAIR_WORDS = 64;
+/** Words of a sub stage's group. */
+export const SUB_WORDS = 256;
+
+/** Two codes of 6 bits for the whole head, one field of 12 bits: `64·a + b`. */
+export interface PairStage {
+  readonly kind: "pair";
+  /** Whether `v = i·u`, as published. */
+  readonly tied: boolean;
+}
+
+/** A code of 8 bits for every group of `pairs` complex numbers. */
+export interface SubStage {
+  readonly kind: "sub";
+  readonly pairs: number;
+}
+
+/** One additive term. */
+export type Stage = PairStage | SubStage;
+
+/** All stages for a head of dimension `headDim`. */
+export interface CodecShape {
+  readonly headDim: number;
+  readonly stages: readonly Stage[];
+}
+
+/** One stored code: `bits` wide, at word `word` of a block, row `row` of the table plus the code. */
+export interface Field {
+  readonly stage: number;
+  readonly group: number;
+  readonly bits: 12 | 8;
+  /** First word of the field in a block of 32 tokens. */
+  readonly word: number;
+  /** First row of the stage in the table. */
+  readonly row: number;
+  /** Columns that the field covers: complex numbers `[pair, pair + pairs)`. */
+  readonly pair: number;
+  readonly pairs: number;
+}
+
+/** Stages of pairs alone, as published. */
+export function pairStages(headDim: number, count: number, tied: boolean): CodecShape {
+  return { headDim, stages: Array.from({ length: count }, () => ({ kind: "pair", tied })) };
+}
+
+/** The published number of stages: round(D/12) at 1 bit, floor(D/6) at 2 bits (5 and 10 at 64, 11 and 21 at 128). */
+export function publishedStages(headDim: number, bits: 1 | 2): number {
+  return bits === 1 ? Math.round(headDim / 12) : Math.floor(headDim / 6);
+}
+
+/** Rows of a stage's table. */
+export function stageRows(stage: Stage): number {
+  return stage.kind === "pair" ? 2 * PAIR_WORDS : SUB_WORDS;
+}
+
+/** Rows of the whole table: `u32 [rows][P]`, each a complex number in two halves. */
+export function tableRows(shape: CodecShape): number {
+  return shape.stages.reduce((sum, stage) => sum + stageRows(stage), 0);
+}
+
+/** Every stored code of a token and head, in order. Throws `RangeError` for groups that do not cut the head evenly. */
+export function fields(shape: CodecShape): Field[] {
+  const out: Field[] = [], pairs = shape.headDim / 2;
+  let word = 0, row = 0;
+  shape.stages.forEach((stage, index) => {
+    const width = stage.kind === "pair" ? pairs : stage.pairs, bits = stage.kind === "pair" ? 12 : 8;
+    if (!Number.isInteger(pairs / width)) {
+      throw new RangeError(`Cannot cut ${pairs} pairs into groups of ${width}: choose a divisor`);
+    }
+    for (let group = 0; group < pairs / width; group++) {
+      out.push({ stage: index, group, bits, word, row, pair: group * width, pairs: width });
+      word += bits;
+    }
+    row += stageRows(stage);
+  });
+  return out;
+}
+
+/** Bits of all codes of one token and head: the words of a block of 32 tokens. */
+export function codeBits(shape: CodecShape): number {
+  return fields(shape).reduce((sum, field) => sum + field.bits, 0);
+}

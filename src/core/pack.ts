@@ -1,0 +1,57 @@
+/**
+ * What a packed word is: codes in blocks of 32 tokens, so that any width fills whole words.
+ *
+ * `codes u32 [blocks][K][bits]`: a block of one head holds its fields in order, and a field of b bits takes b words, in
+ * which token t of the block has bits `[b·t, b·t + b)`, least significant first. Blocks come first, so a cache grows
+ * and is cut at its end without moving anything. `wgsl/parts/codes.wgsl` reads and writes the same layout.
+ *
+ * @module
+ */
+import { codeBits, type CodecShape, fields } from "./codec.ts";
+
+/** Tokens of a block. */
+export const BLOCK = 32;
+
+/** Blocks that hold `tokens`. */
+export function blocks(tokens: number): number {
+  return Math.ceil(tokens / BLOCK);
+}
+
+/** Writes a code of `bits` bits at token `t` of the field that starts at `words[at]`. The place must hold zeros. */
+export function putCode(words: Uint32Array, at: number, bits: number, t: number, code: number): void {
+  const bit = t * bits, word = at + (bit >>> 5), shift = bit & 31;
+  words[word]! |= code << shift;
+  if (shift + bits > 32) words[word + 1]! |= code >>> (32 - shift);
+}
+
+/** The code of `bits` bits at token `t` of the field that starts at `words[at]`. */
+export function getCode(words: Uint32Array, at: number, bits: number, t: number): number {
+  const bit = t * bits, word = at + (bit >>> 5), shift = bit & 31;
+  const low = words[word]! >>> shift, high = shift + bits > 32 ? words[word + 1]! << (32 - shift) : 0;
+  return (low | high) & ((1 << bits) - 1);
+}
+
+/** Packs `codes [T][K][fields]` to words `[blocks(T)][K][bits]`; the last block is padded with zeros. */
+export function packCodes(shape: CodecShape, kvHeads: number, codes: Uint16Array): Uint32Array {
+  const list = fields(shape), bits = codeBits(shape), tokens = codes.length / (kvHeads * list.length);
+  const words = new Uint32Array(blocks(tokens) * kvHeads * bits);
+  for (let t = 0; t < tokens; t++) {
+    for (let k = 0; k < kvHeads; k++) {
+      const block = ((t >>> 5) * kvHeads + k) * bits, from = (t * kvHeads + k) * list.length;
+      list.forEach((field, f) => putCode(words, block + field.word, field.bits, t & 31, codes[from + f]!));
+    }
+  }
+  return words;
+}
+
+/** The inverse of {@linkcode packCodes} for the first `tokens`. */
+export function unpackCodes(shape: CodecShape, kvHeads: number, words: Uint32Array, tokens: number): Uint16Array {
+  const list = fields(shape), bits = codeBits(shape), codes = new Uint16Array(tokens * kvHeads * list.length);
+  for (let t = 0; t < tokens; t++) {
+    for (let k = 0; k < kvHeads; k++) {
+      const block = ((t >>> 5) * kvHeads + k) * bits, to = (t * kvHeads + k) * list.length;
+      list.forEach((field, f) => codes[to + f] = getCode(words, block + field.word, field.bits, t & 31));
+    }
+  }
+  return codes;
+}

@@ -1,0 +1,133 @@
+/**
+ * One compiled kernel with its bindings, uniform fields and constants, all typed from the generated reflection.
+ *
+ * @module
+ */
+import type { Commands } from "./commands.ts";
+import type { Constant } from "./compose.ts";
+import type { Compiled, Gpu } from "./gpu.ts";
+import type { Shape, Tensor } from "./tensor.ts";
+
+/** What `wgsl.gen.ts` says of a kernel. */
+export interface KernelSource {
+  readonly name: string;
+  readonly params: Readonly<Record<string, { readonly offset: number; readonly type: string }>>;
+  readonly bindings: Readonly<Record<string, { readonly binding: number; readonly access: "read" | "write" }>>;
+  readonly constants: Readonly<Record<string, Constant>>;
+}
+
+/** The tensors that a kernel binds, by name. */
+export type Buffers<S extends KernelSource> = { readonly [B in keyof S["bindings"]]: Tensor };
+/** A shape for every tensor that a kernel binds. */
+export type Shapes<S extends KernelSource> = { readonly [B in keyof S["bindings"]]: Shape };
+/** A kernel's uniform fields. */
+export type Params<S extends KernelSource> = { readonly [P in keyof S["params"]]: number };
+/** The constants of a kernel that the host may replace. */
+export type Constants<S extends KernelSource> = { readonly [C in keyof S["constants"]]?: Constant };
+/** Workgroups along x, y and z. */
+export type Grid = readonly [number, number?, number?];
+
+/** Bind groups kept per kernel; past this the cache starts anew, so views made on the way cannot pile up. */
+const MAX_BIND_GROUPS = 4096;
+
+/** A kernel ready to encode. Borrows every tensor. */
+export class Kernel<S extends KernelSource> {
+  readonly #groups = new Map<string, GPUBindGroup>();
+  readonly #offsets = new Uint32Array(1);
+  readonly #bindings: readonly { name: string; binding: number }[];
+  readonly #fields: readonly { name: string; offset: number; float: boolean }[];
+
+  private constructor(readonly gpu: Gpu, readonly source: S, readonly compiled: Compiled) {
+    this.#bindings = Object.entries(source.bindings).map(([name, { binding }]) => ({ name, binding }));
+    this.#fields = Object.entries(source.params)
+      .map(([name, { offset, type }]) => ({ name, offset, float: type === "f32" }));
+  }
+
+  /** Compiles `source` with `constants` replaced, or takes the pipeline that has been compiled already. */
+  static async create<S extends KernelSource>(gpu: Gpu, source: S, constants: Constants<S> = {}): Promise<Kernel<S>> {
+    const given = Object.fromEntries(Object.entries(constants).filter(([, value]) => value !== undefined)) as Record<
+      string,
+      Constant
+    >;
+    const texts = Object.entries(given).map(([name, value]) => `${name}=${value}`);
+    if (gpu.subgroups) texts.push("subgroups");
+    const layout: GPUBindGroupLayoutEntry[] = Object.values(source.bindings).map(({ binding, access }) => ({
+      binding,
+      visibility: GPUShaderStage.COMPUTE,
+      buffer: { type: access === "read" ? "read-only-storage" : "storage" },
+    }));
+    if (Object.keys(source.params).length > 0) {
+      layout.unshift({
+        binding: 0,
+        visibility: GPUShaderStage.COMPUTE,
+        buffer: { type: "uniform", hasDynamicOffset: true },
+      });
+    }
+    return new Kernel(gpu, source, await gpu.compile(source.name, `${source.name}[${texts.join()}]`, given, layout));
+  }
+
+  /** Encodes one dispatch of `grid` workgroups. */
+  encode(commands: Commands, io: Buffers<S>, params: Params<S>, grid: Grid): void {
+    const [x, y = 1, z = 1] = grid, most = this.gpu.limits.maxComputeWorkgroupsPerDimension;
+    if (x > most || y > most || z > most) {
+      throw new RangeError(
+        `Cannot dispatch ${this.compiled.label} as a grid is at most ${most} wide: it is ${x}x${y}x${z}`,
+      );
+    }
+    if (x === 0 || y === 0 || z === 0) return;
+    const { pass } = commands;
+    pass.setPipeline(this.compiled.pipeline);
+    const group = this.#group(io as Readonly<Record<string, Tensor>>);
+    if (this.#fields.length > 0) {
+      const { ring } = this.gpu, slot = ring.take();
+      for (const { name, offset, float } of this.#fields) {
+        const value = (params as Readonly<Record<string, number>>)[name]!;
+        if (float) ring.words.setFloat32(slot + offset, value, true);
+        else ring.words.setUint32(slot + offset, value, true);
+      }
+      this.#offsets[0] = slot;
+      pass.setBindGroup(0, group, this.#offsets, 0, 1);
+    } else pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(x, y, z);
+  }
+
+  #group(io: Readonly<Record<string, Tensor>>): GPUBindGroup {
+    let key = "";
+    for (const { name } of this.#bindings) key += `${io[name]!.id},`;
+    const known = this.#groups.get(key);
+    if (known) return known;
+    const entries: GPUBindGroupEntry[] = this.#bindings.map(({ name, binding }) => {
+      const { buffer, byteOffset, byteLength } = io[name]!;
+      // Whole 16-byte units, so that a binding may be read as vec4 up to its last element.
+      const size = Math.min(Math.max(16, Math.ceil(byteLength / 16) * 16), buffer.size - byteOffset);
+      return { binding, resource: { buffer, offset: byteOffset, size } };
+    });
+    if (this.#fields.length > 0) entries.unshift({ binding: 0, resource: { buffer: this.gpu.ring.buffer, size: 256 } });
+    if (this.#groups.size >= MAX_BIND_GROUPS) this.#groups.clear();
+    const group = this.gpu.device.createBindGroup({
+      label: this.compiled.label,
+      layout: this.compiled.layout,
+      entries,
+    });
+    this.#groups.set(key, group);
+    return group;
+  }
+}
+
+/** Throws `TypeError` unless every named tensor has the shape it must have. */
+export function expectShapes(
+  action: string,
+  io: Readonly<Record<string, Tensor>>,
+  shapes: Readonly<Record<string, Shape>>,
+): void {
+  for (const name in shapes) {
+    const want = shapes[name]!, tensor = io[name]!;
+    let same = want.length === tensor.shape.length;
+    for (let i = 0; same && i < want.length; i++) same = want[i] === tensor.shape[i];
+    if (!same) {
+      throw new TypeError(
+        `Cannot ${action} as '${name}' must have shape [${want}]: current shape of "${tensor.label}" is [${tensor.shape}]`,
+      );
+    }
+  }
+}
