@@ -84,9 +84,12 @@ export class Commands {
 
   /** Sends everything to the GPU. */
   submit(): void {
-    const finished = this.encoder.finish();
+    const { device, ring } = this.gpu;
     this.gpu.check();
-    this.gpu.ring.flush(this.#firstSlot);
-    this.gpu.device.queue.submit([finished]);
+    device.pushErrorScope("validation"); // an uncaptured error would arrive a turn of the event loop later
+    const finished = this.encoder.finish();
+    ring.flush(this.#firstSlot);
+    device.queue.submit([finished]);
+    this.gpu.watch("run " + this.label);
   }
 }

@@ -105,13 +105,7 @@ export class Gpu implements Disposable {
       size: byteLength,
       usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
     });
-    this.#watch(
-      this.device.popErrorScope().then((error) => {
-        if (!error) return;
-        const total = `${byteLength} bytes for '${label}' beside the ${this.bytes - byteLength} already in use`;
-        this.fail(new GpuMemoryError(`Cannot allocate ${total} as the GPU has not that much memory left`));
-      }),
-    );
+    this.watch(`allocate ${byteLength} bytes for '${label}' beside the ${this.bytes} already in use`);
     this.bytes += byteLength;
     return new Tensor(label, dtype, shape, buffer, 0, this);
   }
@@ -187,6 +181,21 @@ export class Gpu implements Disposable {
     this.#error ??= error;
   }
 
+  /** Closes the open error scope; what it caught is thrown at the next {@linkcode settle}. */
+  watch(action: string): void {
+    const promise = this.device.popErrorScope().then((error) => {
+      if (!error) return;
+      const memory = !(error instanceof GPUValidationError);
+      this.fail(
+        memory
+          ? new GpuMemoryError(`Cannot ${action} as the GPU has not that much memory left`)
+          : new Error(`Cannot ${action} as the GPU refused it: ${error.message}`),
+      );
+    });
+    this.#pending.add(promise);
+    promise.finally(() => this.#pending.delete(promise));
+  }
+
   /** Compiles a kernel once per text. */
   compile(
     kernel: string,
@@ -221,11 +230,6 @@ export class Gpu implements Disposable {
       throw new ShaderError(`Cannot compile ${label}:\n${lines.join("\n") || error.message}`);
     }
     return { label, pipeline, layout };
-  }
-
-  #watch(promise: Promise<unknown>): void {
-    this.#pending.add(promise);
-    promise.finally(() => this.#pending.delete(promise));
   }
 
   /** Destroys the device, with everything on it, unless it is the caller's own. */
