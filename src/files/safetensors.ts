@@ -1,0 +1,152 @@
+/**
+ * Safetensors files: read, checked, and written.
+ *
+ * @module
+ */
+import { FileFormatError } from "../core/errors.ts";
+import { expectDisjoint } from "./gguf.ts";
+import type { ByteSource } from "./source.ts";
+
+/** Bytes of one element, by the format's names. */
+const ELEMENT_BYTES = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  U8: 1,
+  BOOL: 1,
+};
+
+/** Element types by the format's names. */
+export type SafetensorsType = keyof typeof ELEMENT_BYTES;
+
+/** Where a tensor lies. */
+export interface SafetensorsEntry {
+  readonly name: string;
+  readonly dtype: SafetensorsType;
+  readonly shape: readonly number[];
+  /** Of the first byte in the file. */
+  readonly offset: number;
+  readonly byteLength: number;
+}
+
+/** What a header says. */
+export interface Safetensors {
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: Map<string, SafetensorsEntry>;
+}
+
+/** The format's own limit. */
+const MAX_HEADER = 100_000_000;
+
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === "object" && value !== null && !Array.isArray(value);
+const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+
+/** Reads and checks a header. Throws `FileFormatError` for what is not a whole safetensors file. */
+export async function readSafetensors(source: ByteSource): Promise<Safetensors> {
+  const error = (what: string): FileFormatError =>
+    new FileFormatError(`Cannot read ${source.name} as ${what}: get an undamaged copy`);
+  if (source.size < 10) throw error("it is too short for safetensors");
+  const length = Number(new DataView((await source.read(0, 8)).buffer).getBigUint64(0, true)), base = 8 + length;
+  if (length < 2 || length > MAX_HEADER) {
+    throw error(`its header must have 2 to ${MAX_HEADER} bytes: it claims ${length}`);
+  }
+  if (base > source.size) throw error("its header is cut off");
+  let header: unknown;
+  try {
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(await source.read(8, length)));
+  } catch {
+    throw error("its header is not JSON");
+  }
+  if (!isObject(header)) throw error("its header must be an object");
+  const { __metadata__: metadata = {}, ...rest } = header, tensors = new Map<string, SafetensorsEntry>();
+  if (!isObject(metadata) || Object.values(metadata).some((value) => typeof value !== "string")) {
+    throw error("its metadata must be strings");
+  }
+  for (const [name, entry] of Object.entries(rest)) {
+    if (!isObject(entry)) throw error(`the entry of '${name}' must be an object`);
+    const { dtype, shape, data_offsets: range } = entry;
+    if (typeof dtype !== "string" || !Object.hasOwn(ELEMENT_BYTES, dtype)) {
+      throw error(`'${name}' has an unknown type: ${JSON.stringify(dtype)}`);
+    }
+    if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isCount)) throw error(`'${name}' has no valid shape`);
+    if (!Array.isArray(range) || range.length !== 2 || !range.every(isCount)) {
+      throw error(`'${name}' has no valid offsets`);
+    }
+    const [begin, end] = range as [number, number], type = dtype as SafetensorsType;
+    const want = shape.reduce((product: number, axis: number) => product * axis, ELEMENT_BYTES[type]);
+    if (end - begin !== want) {
+      throw error(`'${name}' of ${type} [${shape}] needs ${want} bytes: its offsets span ${end - begin}`);
+    }
+    if (base + end > source.size) {
+      throw error(`'${name}' points past its end: it needs ${base + end} bytes and the file has ${source.size}`);
+    }
+    tensors.set(name, { name, dtype: type, shape: shape as number[], offset: base + begin, byteLength: want });
+  }
+  expectDisjoint(source.name, [...tensors.values()].filter((t) => t.byteLength > 0));
+  const used = Math.max(base, ...[...tensors.values()].map((t) => t.offset + t.byteLength));
+  if (used !== source.size) throw error(`its tensors end at byte ${used} and the file at ${source.size}`);
+  return { metadata: metadata as Record<string, string>, tensors };
+}
+
+/** A tensor to write: its bytes are those of `data`. */
+export interface TensorData {
+  readonly dtype: SafetensorsType;
+  readonly shape: readonly number[];
+  readonly data: ArrayBufferView;
+}
+
+/** Bytes of a safetensors file: the same tensors and metadata give the same bytes. */
+export function encodeSafetensors(
+  tensors: Readonly<Record<string, TensorData>>,
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array {
+  const header: Record<string, unknown> = {};
+  header.__metadata__ = Object.fromEntries(Object.entries(metadata).toSorted(([a], [b]) => a < b ? -1 : 1));
+  let size = 0;
+  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
+    const want = shape.reduce((product, axis) => product * axis, ELEMENT_BYTES[dtype]);
+    if (data.byteLength !== want) {
+      throw new TypeError(
+        `Cannot write '${name}' as ${dtype} [${shape}] needs ${want} bytes: it has ${data.byteLength}`,
+      );
+    }
+    header[name] = { dtype, shape, data_offsets: [size, size + want] };
+    size += want;
+  }
+  const text = JSON.stringify(header),
+    encoded = new TextEncoder().encode(text + " ".repeat(-new TextEncoder().encode(text).length & 7));
+  const out = new Uint8Array(8 + encoded.length + size);
+  new DataView(out.buffer).setBigUint64(0, BigInt(encoded.length), true);
+  out.set(encoded, 8);
+  let at = 8 + encoded.length;
+  for (const { data } of Object.values(tensors)) {
+    out.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
+    at += data.byteLength;
+  }
+  return out;
+}
+
+/** Writes a safetensors file in one step: an interruption leaves the old file or the new one, never half of one. */
+export async function writeSafetensors(
+  path: string,
+  tensors: Readonly<Record<string, TensorData>>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  const unfinished = `${path}.unfinished`;
+  try {
+    await Deno.writeFile(unfinished, encodeSafetensors(tensors, metadata));
+    await Deno.rename(unfinished, path);
+  } catch (error) {
+    await Deno.remove(unfinished).catch(() => {});
+    throw error;
+  }
+}
