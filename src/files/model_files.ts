@@ -5,7 +5,7 @@
  */
 import { basename, dirname } from "@std/path";
 import { FileFormatError, UnsupportedModelError } from "../core/errors.ts";
-import { BLOCKS, type WeightType } from "../core/model.ts";
+import type { WeightType } from "../core/model.ts";
 import { type GgufValue, readGguf } from "./gguf.ts";
 import { readSafetensors, type SafetensorsEntry } from "./safetensors.ts";
 import { asUrl, type ByteSource, openSource } from "./source.ts";
@@ -181,14 +181,16 @@ async function readJson(location: string | URL): Promise<Record<string, unknown>
   return value as Record<string, unknown>;
 }
 
-/** Reads a tensor in pieces of some MiB, cut between blocks. `offset` is a piece's first byte in the tensor. */
-export async function* readPieces(
+/** Reads a matrix in pieces of some MiB, each a multiple of `unit` whole rows from `row` on. */
+export async function* readRows(
   tensor: TensorFile,
-): AsyncGenerator<{ offset: number; bytes: Uint8Array<ArrayBuffer> }> {
-  const { bytes } = BLOCKS[tensor.type], piece = Math.floor(PIECE / bytes) * bytes;
-  for (let offset = 0; offset < tensor.byteLength; offset += piece) {
-    const length = Math.min(piece, tensor.byteLength - offset);
-    yield { offset, bytes: await tensor.source.read(tensor.offset + offset, length) };
+  unit = 1,
+): AsyncGenerator<{ row: number; bytes: Uint8Array<ArrayBuffer> }> {
+  const rowBytes = tensor.byteLength / tensor.shape[0]!,
+    rows = unit * Math.max(1, Math.floor(PIECE / (rowBytes * unit)));
+  for (let row = 0; row < tensor.shape[0]!; row += rows) {
+    const count = Math.min(rows, tensor.shape[0]! - row);
+    yield { row, bytes: await tensor.source.read(tensor.offset + row * rowBytes, count * rowBytes) };
   }
 }
 

@@ -41,6 +41,7 @@ export class Gpu implements Disposable {
   readonly #pipelines = new Map<string, Promise<Compiled>>();
   readonly #pending = new Set<Promise<unknown>>();
   #error: Error | undefined;
+  #fence: Staging | undefined;
   #disposed = false;
 
   private constructor(
@@ -162,6 +163,12 @@ export class Gpu implements Disposable {
     return new Uint32Array(await this.read(tensor));
   }
 
+  /** Waits until the GPU has done everything submitted. Blocks this thread, then yields to the event loop once. */
+  async idle(): Promise<void> {
+    this.#fence ??= new Staging(this, 4);
+    await this.#fence.read();
+  }
+
   /** Waits for the answers to pending allocations and compilations, then throws the first error there was. */
   async settle(): Promise<void> {
     await Promise.all(this.#pending);
@@ -236,6 +243,7 @@ export class Gpu implements Disposable {
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#fence?.[Symbol.dispose]();
     this.ring.destroy();
     if (this.ownsDevice) this.device.destroy();
   }

@@ -3,10 +3,166 @@
 import type { Sources } from "./compose.ts";
 
 export const sources: Sources = {
- "attn_merge": "// attn_merge: fold the partial attention states of each query row into its output.\n//\n//   out[r][c] = sum_i partial_o[i][r][c] * w_i / sum_i d_i * w_i,   w_i = exp(m_i - max_i m_i)\n//\n//   partial_o   f32    [I][R][HEAD_DIM]   not normalised\n//   partial_md  vec2f  [I][R]             m: largest score, d: sum of exp(score - m)\n//   out         f32    [R][HEAD_DIM]\n//\n// One workgroup per row (a query head of a token). A split that saw no token has m = F32_LOWEST, d = 0;\n// if every split is empty the row is 0, never NaN.\n#import reduce\n\nconst WG: u32 = 64u;        // @param lanes per workgroup\nconst HEAD_DIM: u32 = 128u; // @param channels per head\n\nstruct Params {\n    rows: u32,\n    splits: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> partial_o: array<f32>;\n@group(0) @binding(2) var<storage, read> partial_md: array<vec2f>;\n@group(0) @binding(3) var<storage, read_write> out: array<f32>;\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let row = wg.x;\n\n    var m_lane = F32_LOWEST;\n    for (var i = lane; i < params.splits; i += WG) { m_lane = max(m_lane, partial_md[i * params.rows + row].x); }\n    let m = workgroup_max(m_lane, lane);\n\n    var d_lane = 0.0;\n    for (var i = lane; i < params.splits; i += WG) {\n        let md = partial_md[i * params.rows + row];\n        d_lane += md.y * exp(md.x - m);\n    }\n    let d = workgroup_sum(d_lane, lane);\n    let norm = select(0.0, 1.0 / d, d > 0.0);\n\n    for (var c = lane; c < HEAD_DIM; c += WG) {\n        var o = 0.0;\n        for (var i = 0u; i < params.splits; i++) {\n            let at = i * params.rows + row;\n            o += partial_o[at * HEAD_DIM + c] * exp(partial_md[at].x - m);\n        }\n        out[row * HEAD_DIM + c] = o * norm;\n    }\n}\n",
+ "adamw": "// adamw: one step of AdamW over a flat vector of parameters.\n//\n//   g = sum_i gradients[i],  mean = b1 mean + (1 - b1) g,  square = b2 square + (1 - b2) g g\n//   p = p (1 - rate decay) - rate (mean / c1) / (sqrt(square / c2) + EPS),   c = 1 - b^step\n//\n//   parameters, mean, square  f32  [P]      P a multiple of 4\n//   gradients                 f32  [I][P]   slabs, each the gradient of a part of the batch\n//\n// A lane does a quad at a time.\n\nconst WG: u32 = 256u; // @param lanes per workgroup\nconst EPS: f32 = 1e-8;\n\nstruct Params {\n    quads: u32,\n    slabs: u32,\n    rate: f32,\n    decay: f32,\n    beta1: f32,\n    beta2: f32,\n    correction1: f32,\n    correction2: f32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read_write> parameters: array<vec4f>;\n@group(0) @binding(2) var<storage, read> gradients: array<vec4f>;\n@group(0) @binding(3) var<storage, read_write> mean: array<vec4f>;\n@group(0) @binding(4) var<storage, read_write> square: array<vec4f>;\n\n@compute @workgroup_size(WG)\nfn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {\n    for (var i = id.x; i < params.quads; i += groups.x * WG) {\n        var g = vec4f();\n        for (var slab = 0u; slab < params.slabs; slab++) { g += gradients[slab * params.quads + i]; }\n        let m = params.beta1 * mean[i] + (1.0 - params.beta1) * g;\n        let s = params.beta2 * square[i] + (1.0 - params.beta2) * g * g;\n        mean[i] = m;\n        square[i] = s;\n        let step = m / params.correction1 / (sqrt(s / params.correction2) + EPS);\n        parameters[i] = parameters[i] * (1.0 - params.rate * params.decay) - params.rate * step;\n    }\n}\n",
+ "attn_decode": "// attn_decode: attention of a few new tokens to one split each of an exact cache, as partial states (see attn_merge).\n//\n//   s[n]          = sum_c q[t][h][c] * keys[k][start + n][c]       n < seen + t, of this split\n//   partial_md    = (m, d): m = max_n s[n], d = sum_n exp(s[n] - m)\n//   partial_o[c]  = sum_n exp(s[n] - m) * values[k][start + n][c]\n//\n//   q           f32    [T][K * GROUP][HEAD_DIM]     rotated and scaled\n//   keys        f16    [K][capacity][HEAD_DIM]      packed in pairs; values likewise\n//   partial_o   f32    [states][R][HEAD_DIM]        R = T * K * GROUP; state `state` + split\n//   partial_md  vec2f  [states][R]\n//\n// A workgroup per split (x), key/value head (y) and new token (z). The GROUP query heads of a key/value head are cut\n// into CHUNKS chunks of HEADS, each with CHUNK_LANES lanes. In a chunk TOKEN_LANES lanes take a token's row, eight\n// channels each, so that a load is 16 bytes; every group of them walks its own tokens, four at a time, with an online\n// softmax of its own, and the groups are folded at the end. With subgroups the walk needs no barrier.\n// A split that saw no token has m = F32_LOWEST, d = 0, o = 0.\n#import heads_4 // @param HEADS_PART heads_1 to heads_4\n#import scores\n\nconst CHUNK_LANES: u32 = 64u; // @param lanes per chunk, a power of two\nconst CHUNKS: u32 = 1u;       // @param chunks of query heads\nconst TOKEN_LANES: u32 = 16u; // @param lanes per token: HEAD_DIM / 8, rounded up to a power of two\nconst HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 8\nconst GROUP: u32 = 4u;        // @param query heads per key/value head\nconst WG: u32 = CHUNK_LANES * CHUNKS;\nconst GROUPS: u32 = CHUNK_LANES / TOKEN_LANES;\nconst STEP: u32 = 4u * GROUPS; // tokens that a workgroup takes at once\nconst OCTETS: u32 = HEAD_DIM / 8u;\nconst F32_LOWEST: f32 = -3.4028234663852886e38;\n\nstruct Params {\n    start: u32,    // first slot\n    seen: u32,     // slots that the first new token sees; each later one sees one more\n    state: u32,    // partial state of the first split\n    capacity: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> q: array<vec4f>;\n@group(0) @binding(2) var<storage, read> keys: array<vec4u>;\n@group(0) @binding(3) var<storage, read> values: array<vec4u>;\n@group(0) @binding(4) var<storage, read_write> partial_o: array<vec4f>;\n@group(0) @binding(5) var<storage, read_write> partial_md: array<vec2f>;\n\nvar<workgroup> sh_heads: array<Heads, 4u * WG>;\n\n/// Eight channels of a lane's heads.\nstruct Octet {\n    a: Heads,\n    b: Heads,\n    c: Heads,\n    d: Heads,\n    e: Heads,\n    f: Heads,\n    g: Heads,\n    h: Heads,\n}\n\nfn octet_dot(x: Octet, y: vec4u) -> Heads {\n    let ab = unpack2x16float(y.x);\n    let cd = unpack2x16float(y.y);\n    let ef = unpack2x16float(y.z);\n    let gh = unpack2x16float(y.w);\n    let low = fma(x.d, Heads(cd.y), fma(x.c, Heads(cd.x), fma(x.b, Heads(ab.y), x.a * ab.x)));\n    return fma(x.h, Heads(gh.y), fma(x.g, Heads(gh.x), fma(x.f, Heads(ef.y), fma(x.e, Heads(ef.x), low))));\n}\n\n/// x + w y\nfn octet_add(x: Octet, w: Heads, y: vec4u) -> Octet {\n    let ab = unpack2x16float(y.x);\n    let cd = unpack2x16float(y.y);\n    let ef = unpack2x16float(y.z);\n    let gh = unpack2x16float(y.w);\n    return Octet(\n        fma(w, Heads(ab.x), x.a),\n        fma(w, Heads(ab.y), x.b),\n        fma(w, Heads(cd.x), x.c),\n        fma(w, Heads(cd.y), x.d),\n        fma(w, Heads(ef.x), x.e),\n        fma(w, Heads(ef.y), x.f),\n        fma(w, Heads(gh.x), x.g),\n        fma(w, Heads(gh.y), x.h),\n    );\n}\n\nfn octet_scale(x: Octet, w: Heads) -> Octet {\n    return Octet(x.a * w, x.b * w, x.c * w, x.d * w, x.e * w, x.f * w, x.g * w, x.h * w);\n}\n\n/// Four channels, from `at`, of the lane's heads; a chunk's missing last head repeats the group's last.\nfn load_q(row: u32, head: u32, at: u32) -> mat4x4f {\n    let a = q[((row + min(head, GROUP - 1u)) * HEAD_DIM + at) / 4u];\n    let b = q[((row + min(head + 1u, GROUP - 1u)) * HEAD_DIM + at) / 4u];\n    let c = q[((row + min(head + 2u, GROUP - 1u)) * HEAD_DIM + at) / 4u];\n    let d = q[((row + min(head + 3u, GROUP - 1u)) * HEAD_DIM + at) / 4u];\n    return transpose(mat4x4f(a, b, c, d));\n}\n\n/// The chunk's largest over its groups, by head.\nfn groups_max(x: Heads, first: u32, lane: u32) -> Heads {\n    workgroupBarrier();\n    sh_heads[lane] = x;\n    workgroupBarrier();\n    var most = x;\n    for (var i = 0u; i < GROUPS; i++) { most = max(most, sh_heads[first + i * TOKEN_LANES]); }\n    return most;\n}\n\n/// The chunk's sums over its groups.\nfn groups_sum(x: Four, first: u32, lane: u32) -> Four {\n    workgroupBarrier();\n    sh_heads[lane] = x.a;\n    sh_heads[WG + lane] = x.b;\n    sh_heads[2u * WG + lane] = x.c;\n    sh_heads[3u * WG + lane] = x.d;\n    workgroupBarrier();\n    var sum = Four(Heads(0.0), Heads(0.0), Heads(0.0), Heads(0.0));\n    for (var i = 0u; i < GROUPS; i++) {\n        let at = first + i * TOKEN_LANES;\n        sum = Four(\n            sum.a + sh_heads[at],\n            sum.b + sh_heads[WG + at],\n            sum.c + sh_heads[2u * WG + at],\n            sum.d + sh_heads[3u * WG + at],\n        );\n    }\n    return sum;\n}\n\n/// Heads by channel to channels by head.\nfn turn(x: Four) -> mat4x4f {\n    return transpose(mat4x4f(heads_all(x.a), heads_all(x.b), heads_all(x.c), heads_all(x.d)));\n}\n\nfn store(out: u32, head: u32, octet: u32, low: vec4f, high: vec4f, md: vec2f) {\n    if head >= GROUP { return; }\n    partial_o[((out + head) * OCTETS + octet) * 2u] = low;\n    partial_o[((out + head) * OCTETS + octet) * 2u + 1u] = high;\n    if octet == 0u { partial_md[out + head] = md; }\n}\n\n@compute @workgroup_size(WG)\nfn main(\n    @builtin(workgroup_id) wg: vec3u,\n    @builtin(num_workgroups) grid: vec3u,\n    @builtin(local_invocation_index) lane: u32,\n) {\n    scores_begin();\n    let chunk = lane / CHUNK_LANES;\n    let group = (lane % CHUNK_LANES) / TOKEN_LANES;\n    let octet = lane % TOKEN_LANES;\n    let head = chunk * HEADS;\n    let row = (wg.z * grid.y + wg.y) * GROUP;\n\n    // This split's tokens, and the lane's place in a slot's row.\n    let seen = params.seen + wg.z;\n    let span = (seen + grid.x * STEP - 1u) / (grid.x * STEP) * STEP;\n    let first = wg.x * span;\n    let end = min(first + span, seen);\n    let last = max(end, 1u) - 1u;\n    let base = (wg.y * params.capacity + params.start) * OCTETS + min(octet, OCTETS - 1u);\n    let mine = group + (lane & 3u) * GROUPS; // the token whose score this lane ends up with\n\n    let held = f32(octet < OCTETS); // lanes past the row's end add nothing\n    let at = min(octet, OCTETS - 1u) * 8u;\n    let x = load_q(row, head, at) * held;\n    let y = load_q(row, head, at + 4u) * held;\n    let own = Octet(\n        heads_of(x[0]), heads_of(x[1]), heads_of(x[2]), heads_of(x[3]),\n        heads_of(y[0]), heads_of(y[1]), heads_of(y[2]), heads_of(y[3]),\n    );\n\n    var m = Heads(F32_LOWEST);\n    var d = Heads(0.0);\n    var o = octet_scale(own, Heads(0.0));\n    var k0 = keys[base + min(first + group, last) * OCTETS];\n    var k1 = keys[base + min(first + group + GROUPS, last) * OCTETS];\n    var k2 = keys[base + min(first + group + 2u * GROUPS, last) * OCTETS];\n    var k3 = keys[base + min(first + group + 3u * GROUPS, last) * OCTETS];\n    for (var n = first; n < end; n += STEP) {\n        let t = n + group;\n        let v0 = values[base + min(t, last) * OCTETS];\n        let v1 = values[base + min(t + GROUPS, last) * OCTETS];\n        let v2 = values[base + min(t + 2u * GROUPS, last) * OCTETS];\n        let v3 = values[base + min(t + 3u * GROUPS, last) * OCTETS];\n        let part = Four(octet_dot(own, k0), octet_dot(own, k1), octet_dot(own, k2), octet_dot(own, k3));\n        k0 = keys[base + min(t + STEP, last) * OCTETS]; // the next keys travel while these are weighed\n        k1 = keys[base + min(t + STEP + GROUPS, last) * OCTETS];\n        k2 = keys[base + min(t + STEP + 2u * GROUPS, last) * OCTETS];\n        k3 = keys[base + min(t + STEP + 3u * GROUPS, last) * OCTETS];\n\n        let inside = n + mine < end;\n        let s = select(Heads(F32_LOWEST), scores_sum(part, lane), inside);\n        let most = max(m, quad_max(s, lane));\n        let w = exp(s - most); // all ones where the group has seen no token yet: the fold below shrinks that to nothing\n        let shrink = exp(m - most);\n        m = most;\n        d = fma(d, shrink, w);\n        let all = quad_all(w, lane);\n        o = octet_add(octet_add(octet_scale(o, shrink), all.a, v0), all.b, v1);\n        o = octet_add(octet_add(o, all.c, v2), all.d, v3);\n    }\n\n    let d_all = quad_all(d, lane);\n    let to = chunk * CHUNK_LANES + octet; // this lane's like in the chunk's first group\n    let most = groups_max(m, to, lane);\n    let shrink = exp(m - most);\n    o = octet_scale(o, shrink);\n    let d_own = (d_all.a + d_all.b + d_all.c + d_all.d) * shrink;\n    let d_sum = heads_all(groups_sum(Four(d_own, d_own, d_own, d_own), to, lane).a);\n    let low = turn(groups_sum(Four(o.a, o.b, o.c, o.d), to, lane));\n    let high = turn(groups_sum(Four(o.e, o.f, o.g, o.h), to, lane));\n    if group > 0u || octet >= OCTETS { return; }\n    let out = (params.state + wg.x) * grid.z * grid.y * GROUP + row;\n    let m_all = heads_all(most);\n    store(out, head, octet, low[0], high[0], vec2f(m_all.x, d_sum.x));\n    if HEADS > 1u { store(out, head + 1u, octet, low[1], high[1], vec2f(m_all.y, d_sum.y)); }\n    if HEADS > 2u { store(out, head + 2u, octet, low[2], high[2], vec2f(m_all.z, d_sum.z)); }\n    if HEADS > 3u { store(out, head + 3u, octet, low[3], high[3], vec2f(m_all.w, d_sum.w)); }\n}\n",
+ "attn_merge": "// attn_merge: fold the partial attention states of each query row into its output.\n//\n//   out[r][c] = sum_i partial_o[i][r][c] * w_i / sum_i d_i * w_i,   w_i = exp(m_i - max_i m_i)\n//\n//   partial_o   f32    [I][R][HEAD_DIM]   not normalised\n//   partial_md  vec2f  [I][R]             m: largest score, d: sum of exp(score - m)\n//   out         f32    [R][HEAD_DIM]\n//\n// A workgroup per row, a query head of a token (x, and z where x is full), and 4 QUADS channels of it (y). WG / QUADS\n// lanes share the splits of each four channels, four at a time so that four loads are under way. A split that saw no\n// token has m = F32_LOWEST, d = 0; if every split is empty the row is 0, never NaN.\n#import reduce\n\nconst WG: u32 = 128u;       // @param lanes per workgroup, a power of two\nconst QUADS: u32 = 32u;     // @param lanes side by side, four channels each: a power of two\nconst HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 4\nconst SHARES: u32 = WG / QUADS;\nconst STRIDE: u32 = HEAD_DIM / 4u;\n\nstruct Params {\n    rows: u32,\n    splits: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> partial_o: array<vec4f>;\n@group(0) @binding(2) var<storage, read> partial_md: array<vec2f>;\n@group(0) @binding(3) var<storage, read_write> out: array<vec4f>;\n\nvar<workgroup> sh_o: array<vec4f, WG>;\n\n/// A split's share of the output; nothing past the last split.\nfn share(split: u32, row: u32, quad: u32, m: f32) -> vec4f {\n    let at = min(split, params.splits - 1u) * params.rows + row;\n    return partial_o[at * STRIDE + quad] * select(0.0, exp(partial_md[at].x - m), split < params.splits);\n}\n\n@compute @workgroup_size(WG)\nfn main(\n    @builtin(workgroup_id) wg: vec3u,\n    @builtin(num_workgroups) grid: vec3u,\n    @builtin(local_invocation_index) lane: u32,\n) {\n    let row = wg.z * grid.x + wg.x;\n    if row >= params.rows { return; } // a whole workgroup\n\n    var m_lane = F32_LOWEST;\n    for (var i = lane; i < params.splits; i += WG) { m_lane = max(m_lane, partial_md[i * params.rows + row].x); }\n    let m = workgroup_max(m_lane, lane);\n\n    var d_lane = 0.0;\n    for (var i = lane; i < params.splits; i += WG) {\n        let md = partial_md[i * params.rows + row];\n        d_lane += md.y * exp(md.x - m);\n    }\n    let d = workgroup_sum(d_lane, lane);\n\n    let quad = wg.y * QUADS + lane % QUADS;\n    let held = min(quad, STRIDE - 1u);\n    var o = vec4f(0.0);\n    for (var i = lane / QUADS; i < params.splits; i += 4u * SHARES) {\n        let early = share(i, row, held, m) + share(i + SHARES, row, held, m);\n        o += early + share(i + 2u * SHARES, row, held, m) + share(i + 3u * SHARES, row, held, m);\n    }\n    sh_o[lane] = o;\n    for (var stride = WG / 2u; stride >= QUADS; stride >>= 1u) {\n        workgroupBarrier();\n        if lane < stride { sh_o[lane] += sh_o[lane + stride]; }\n    }\n    if lane < QUADS && quad < STRIDE { out[row * STRIDE + quad] = sh_o[lane] * select(0.0, 1.0 / d, d > 0.0); }\n}\n",
+ "attn_prefill": "// attn_prefill: causal attention of many new tokens to an exact cache, tile by tile with an online softmax.\n//\n//   s[n]   = sum_c q[t][h][c] * keys[k][start + n][c]       n < seen + t\n//   out[c] = sum_n exp(s[n] - m) * values[k][start + n][c], m = max_n s[n], over d = sum_n exp(s[n] - m) unless PARTIAL\n//   md     = (m, d)\n//\n//   q       f32    [T][K * GROUP][HEAD_DIM]     rotated and scaled\n//   keys    f16    [K][capacity][HEAD_DIM]      packed in pairs; values likewise\n//   out     f32    [states][T][K * GROUP][HEAD_DIM]      state `state` is written; one there is unless PARTIAL\n//   md      vec2f  [states][T][K * GROUP]\n//\n// Rows are the GROUP query heads of every token of one key/value head (y), ROWS of them a workgroup (x, and z where x\n// is full), those with most to see first. A tile of keys is HEAD_DIM / 2 wide, so that one grid of lanes, ROWS / 8 by\n// HEAD_DIM / 8, holds 8 x 4 scores and 8 x 8 outputs a lane in registers. What the lanes share goes through strips of\n// eight vec4f: of queries, eight rows by four channels; of keys, eight channels by four keys; of values, four keys by\n// eight channels (four of each half of the head); of weights, eight rows by four keys. The ninth vec4f of a strip keeps\n// neighbours in different banks. Tiles that no row sees are skipped; the first slot is seen by every row, so no row is\n// empty.\n\nconst ROWS: u32 = 64u;        // @param rows per workgroup, a multiple of 8\nconst HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 8\nconst GROUP: u32 = 4u;        // @param query heads per key/value head\nconst SLICE: u32 = 16u;       // @param channels of queries and keys staged at once: a multiple of 8 that divides HEAD_DIM\nconst HELD: u32 = 16u;        // @param values staged at once: a multiple of 4 that divides HEAD_DIM / 2\nconst PARTIAL: bool = false;  // @param leave the outputs as they add up\nconst KEYS: u32 = HEAD_DIM / 2u;\nconst RANKS: u32 = ROWS / 8u;    // lanes down the rows\nconst FILES: u32 = HEAD_DIM / 8u; // lanes across keys and channels\nconst LANES: u32 = RANKS * FILES;\nconst Q_STRIDE: u32 = RANKS + 1u;\nconst K_STRIDE: u32 = FILES + 1u;\nconst Q_STRIPS: u32 = SLICE / 4u * Q_STRIDE;\nconst K_STRIPS: u32 = SLICE / 8u * K_STRIDE;\nconst V_STRIPS: u32 = HELD / 4u * FILES;\nconst F32_LOWEST: f32 = -3.4028234663852886e38;\n\nstruct Params {\n    tokens: u32,\n    start: u32,    // first slot\n    seen: u32,     // slots that the first token sees; each later one sees one more\n    state: u32,    // the partial state to write\n    capacity: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> q: array<vec4f>;\n@group(0) @binding(2) var<storage, read> keys: array<vec4u>;\n@group(0) @binding(3) var<storage, read> values: array<vec2u>;\n@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;\n@group(0) @binding(5) var<storage, read_write> md: array<vec2f>;\n\nalias Strip = array<vec4f, 9>;\nvar<workgroup> sh_staged: array<Strip, max(Q_STRIPS + K_STRIPS, V_STRIPS)>;\nvar<workgroup> sh_weights: array<Strip, LANES>; // [RANKS][FILES]\n\n/// Eight rows by four columns.\nstruct Rows {\n    a: vec4f,\n    b: vec4f,\n    c: vec4f,\n    d: vec4f,\n    e: vec4f,\n    f: vec4f,\n    g: vec4f,\n    h: vec4f,\n}\n\nfn row_madd(sum: vec4f, x: vec4f, a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> vec4f {\n    return fma(vec4f(x.w), d, fma(vec4f(x.z), c, fma(vec4f(x.y), b, fma(vec4f(x.x), a, sum))));\n}\n\n/// sum + x y, for eight rows of x and the four rows a to d of y\nfn rows_madd(sum: Rows, x: Strip, a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> Rows {\n    return Rows(\n        row_madd(sum.a, x[0], a, b, c, d),\n        row_madd(sum.b, x[1], a, b, c, d),\n        row_madd(sum.c, x[2], a, b, c, d),\n        row_madd(sum.d, x[3], a, b, c, d),\n        row_madd(sum.e, x[4], a, b, c, d),\n        row_madd(sum.f, x[5], a, b, c, d),\n        row_madd(sum.g, x[6], a, b, c, d),\n        row_madd(sum.h, x[7], a, b, c, d),\n    );\n}\n\n/// Row by row, times a factor: rows a to d by those of `upper`, e to h by those of `lower`.\nfn rows_scale(x: Rows, upper: vec4f, lower: vec4f) -> Rows {\n    return Rows(\n        x.a * upper.x, x.b * upper.y, x.c * upper.z, x.d * upper.w,\n        x.e * lower.x, x.f * lower.y, x.g * lower.z, x.h * lower.w,\n    );\n}\n\n/// Hides keys at or past `limits`, row by row.\nfn rows_mask(x: Rows, key: vec4u, upper: vec4u, lower: vec4u) -> Rows {\n    let low = vec4f(F32_LOWEST);\n    return Rows(\n        select(low, x.a, key < vec4u(upper.x)), select(low, x.b, key < vec4u(upper.y)),\n        select(low, x.c, key < vec4u(upper.z)), select(low, x.d, key < vec4u(upper.w)),\n        select(low, x.e, key < vec4u(lower.x)), select(low, x.f, key < vec4u(lower.y)),\n        select(low, x.g, key < vec4u(lower.z)), select(low, x.h, key < vec4u(lower.w)),\n    );\n}\n\nfn rows_exp(x: Rows, upper: vec4f, lower: vec4f) -> Rows {\n    return Rows(\n        exp(x.a - upper.x), exp(x.b - upper.y), exp(x.c - upper.z), exp(x.d - upper.w),\n        exp(x.e - lower.x), exp(x.f - lower.y), exp(x.g - lower.z), exp(x.h - lower.w),\n    );\n}\n\n/// Largest of each of four rows.\nfn tops(a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> vec4f {\n    let x = max(max(vec4f(a.x, b.x, c.x, d.x), vec4f(a.y, b.y, c.y, d.y)), vec4f(a.z, b.z, c.z, d.z));\n    return max(x, vec4f(a.w, b.w, c.w, d.w));\n}\n\n/// Sum of each of four rows.\nfn sums(a: vec4f, b: vec4f, c: vec4f, d: vec4f) -> vec4f {\n    return (vec4f(a.x, b.x, c.x, d.x) + vec4f(a.y, b.y, c.y, d.y)) +\n        (vec4f(a.z, b.z, c.z, d.z) + vec4f(a.w, b.w, c.w, d.w));\n}\n\n/// Where a workgroup works.\nstruct Place {\n    kv: u32,       // key/value head\n    kv_heads: u32,\n    rows: u32,     // rows of the head\n    row: u32,      // the first of this workgroup\n    end: u32,      // slots that its last row sees\n}\n\n/// The row of q and out that row `r` of the head is.\nfn place_row(place: Place, r: u32) -> u32 {\n    let held = min(r, place.rows - 1u); // rows past the last repeat it\n    return (held / GROUP * place.kv_heads + place.kv) * GROUP + held % GROUP;\n}\n\n/// The row of keys and values that slot `n` of the context is; past the end the last, for others may hold NaN.\nfn place_slot(place: Place, n: u32) -> u32 {\n    return place.kv * params.capacity + params.start + min(n, place.end - 1u);\n}\n\nfn load_q(place: Place, r: u32, quad: u32) -> vec4f {\n    return q[place_row(place, r) * (2u * FILES) + quad];\n}\n\nfn load_key(place: Place, n: u32, octet: u32) -> vec4u {\n    return keys[place_slot(place, n) * FILES + octet];\n}\n\nfn load_value(place: Place, n: u32, quad: u32) -> vec4f {\n    return unpack4(values[place_slot(place, n) * (2u * FILES) + quad]);\n}\n\nfn unpack4(x: vec2u) -> vec4f {\n    return vec4f(unpack2x16float(x.x), unpack2x16float(x.y));\n}\n\n/// Stages SLICE channels of the workgroup's queries.\nfn stage_queries(place: Place, channel: u32, lane: u32) {\n    for (var i = lane; i < RANKS * (SLICE / 4u); i += LANES) {\n        let quad = i % (SLICE / 4u);\n        let rank = i / (SLICE / 4u);\n        let r = place.row + 8u * rank;\n        let at = channel / 4u + quad;\n        sh_staged[quad * Q_STRIDE + rank] = Strip(\n            load_q(place, r, at),\n            load_q(place, r + 1u, at),\n            load_q(place, r + 2u, at),\n            load_q(place, r + 3u, at),\n            load_q(place, r + 4u, at),\n            load_q(place, r + 5u, at),\n            load_q(place, r + 6u, at),\n            load_q(place, r + 7u, at),\n            vec4f(0.0),\n        );\n    }\n}\n\n/// Stages SLICE channels of KEYS keys from slot `n`; starts with the last lane, as queries did with the first.\nfn stage_keys(place: Place, n: u32, channel: u32, lane: u32) {\n    for (var i = LANES - 1u - lane; i < FILES * (SLICE / 8u); i += LANES) {\n        let octet = i % (SLICE / 8u);\n        let file = i / (SLICE / 8u);\n        let at = channel / 8u + octet;\n        let a = load_key(place, n + 4u * file, at);\n        let b = load_key(place, n + 4u * file + 1u, at);\n        let c = load_key(place, n + 4u * file + 2u, at);\n        let d = load_key(place, n + 4u * file + 3u, at);\n        let x = transpose(mat4x4f(unpack4(a.xy), unpack4(b.xy), unpack4(c.xy), unpack4(d.xy)));\n        let y = transpose(mat4x4f(unpack4(a.zw), unpack4(b.zw), unpack4(c.zw), unpack4(d.zw)));\n        sh_staged[Q_STRIPS + octet * K_STRIDE + file] =\n            Strip(x[0], x[1], x[2], x[3], y[0], y[1], y[2], y[3], vec4f(0.0));\n    }\n}\n\n/// Stages HELD values from slot `n`.\nfn stage_values(place: Place, n: u32, lane: u32) {\n    for (var i = lane; i < V_STRIPS; i += LANES) {\n        let file = i % FILES;\n        let at = n + 4u * (i / FILES);\n        sh_staged[i] = Strip(\n            load_value(place, at, file),\n            load_value(place, at + 1u, file),\n            load_value(place, at + 2u, file),\n            load_value(place, at + 3u, file),\n            load_value(place, at, FILES + file),\n            load_value(place, at + 1u, FILES + file),\n            load_value(place, at + 2u, FILES + file),\n            load_value(place, at + 3u, FILES + file),\n            vec4f(0.0),\n        );\n    }\n}\n\nfn store(place: Place, r: u32, file: u32, low: vec4f, high: vec4f, m: f32, d: f32) {\n    if r >= place.rows { return; }\n    let to = params.state * place.rows * place.kv_heads + place_row(place, r);\n    let norm = select(1.0 / d, 1.0, PARTIAL);\n    out[to * (2u * FILES) + file] = low * norm;\n    out[to * (2u * FILES) + FILES + file] = high * norm;\n    if file == 0u { md[to] = vec2f(m, d); }\n}\n\n@compute @workgroup_size(LANES)\nfn main(\n    @builtin(workgroup_id) wg: vec3u,\n    @builtin(num_workgroups) grid: vec3u,\n    @builtin(local_invocation_index) lane: u32,\n) {\n    let rows = params.tokens * GROUP;\n    let tiles = (rows + ROWS - 1u) / ROWS;\n    let tile = wg.z * grid.x + wg.x;\n    if tile >= tiles { return; }\n    let row = (tiles - 1u - tile) * ROWS;\n    let place = Place(wg.y, grid.y, rows, row, params.seen + (min(row + ROWS, rows) - 1u) / GROUP);\n    let rank = lane / FILES;\n    let file = lane % FILES;\n    let own = row + 8u * rank;\n    let limit_a = params.seen + (own + vec4u(0u, 1u, 2u, 3u)) / GROUP; // slots that each row sees\n    let limit_e = params.seen + (own + vec4u(4u, 5u, 6u, 7u)) / GROUP;\n\n    let zero = Rows(vec4f(), vec4f(), vec4f(), vec4f(), vec4f(), vec4f(), vec4f(), vec4f());\n    var low = zero;  // outputs of channels 4 file to 4 file + 3\n    var high = zero; // and of those half a head on\n    var m_a = vec4f(F32_LOWEST); // rows a to d, then e to h\n    var m_e = vec4f(F32_LOWEST);\n    var d_a = vec4f(0.0); // sums over this lane's keys only\n    var d_e = vec4f(0.0);\n    for (var n = 0u; n < place.end; n += KEYS) {\n        var s = zero;\n        for (var channel = 0u; channel < HEAD_DIM; channel += SLICE) {\n            workgroupBarrier();\n            stage_queries(place, channel, lane);\n            stage_keys(place, n, channel, lane);\n            workgroupBarrier();\n            for (var i = 0u; i < SLICE / 8u; i++) {\n                let k = sh_staged[Q_STRIPS + i * K_STRIDE + file];\n                s = rows_madd(s, sh_staged[2u * i * Q_STRIDE + rank], k[0], k[1], k[2], k[3]);\n                s = rows_madd(s, sh_staged[(2u * i + 1u) * Q_STRIDE + rank], k[4], k[5], k[6], k[7]);\n            }\n        }\n        if n + KEYS > params.seen + row / GROUP { // some row does not see the whole tile\n            s = rows_mask(s, n + 4u * file + vec4u(0u, 1u, 2u, 3u), limit_a, limit_e);\n        }\n\n        sh_weights[lane][0] = tops(s.a, s.b, s.c, s.d);\n        sh_weights[lane][1] = tops(s.e, s.f, s.g, s.h);\n        workgroupBarrier();\n        var top_a = m_a;\n        var top_e = m_e;\n        for (var i = rank * FILES; i < (rank + 1u) * FILES; i++) {\n            top_a = max(top_a, sh_weights[i][0]);\n            top_e = max(top_e, sh_weights[i][1]);\n        }\n        workgroupBarrier();\n        let w = rows_exp(s, top_a, top_e);\n        sh_weights[lane] = Strip(w.a, w.b, w.c, w.d, w.e, w.f, w.g, w.h, vec4f(0.0));\n        let shrink_a = exp(m_a - top_a);\n        let shrink_e = exp(m_e - top_e);\n        d_a = fma(d_a, shrink_a, sums(w.a, w.b, w.c, w.d));\n        d_e = fma(d_e, shrink_e, sums(w.e, w.f, w.g, w.h));\n        low = rows_scale(low, shrink_a, shrink_e);\n        high = rows_scale(high, shrink_a, shrink_e);\n        m_a = top_a;\n        m_e = top_e;\n\n        for (var held = 0u; held < min(KEYS, place.end - n); held += HELD) {\n            workgroupBarrier();\n            stage_values(place, n + held, lane);\n            workgroupBarrier();\n            for (var i = 0u; i < HELD / 4u; i++) {\n                let v = sh_staged[i * FILES + file];\n                let p = sh_weights[rank * FILES + held / 4u + i];\n                low = rows_madd(low, p, v[0], v[1], v[2], v[3]);\n                high = rows_madd(high, p, v[4], v[5], v[6], v[7]);\n            }\n        }\n    }\n\n    workgroupBarrier();\n    sh_weights[lane][0] = d_a;\n    sh_weights[lane][1] = d_e;\n    workgroupBarrier();\n    d_a = vec4f(0.0);\n    d_e = vec4f(0.0);\n    for (var i = rank * FILES; i < (rank + 1u) * FILES; i++) {\n        d_a += sh_weights[i][0];\n        d_e += sh_weights[i][1];\n    }\n    store(place, own, file, low.a, high.a, m_a.x, d_a.x);\n    store(place, own + 1u, file, low.b, high.b, m_a.y, d_a.y);\n    store(place, own + 2u, file, low.c, high.c, m_a.z, d_a.z);\n    store(place, own + 3u, file, low.d, high.d, m_a.w, d_a.w);\n    store(place, own + 4u, file, low.e, high.e, m_e.x, d_e.x);\n    store(place, own + 5u, file, low.f, high.f, m_e.y, d_e.y);\n    store(place, own + 6u, file, low.g, high.g, m_e.z, d_e.z);\n    store(place, own + 7u, file, low.h, high.h, m_e.w, d_e.w);\n}\n",
+ "channel_sums": "// channel_sums: what a codec must know of its channels: sums of magnitudes, of values and of squares.\n//\n//   out[i][f] = sum of (|x|, x, x x, 0) over the rows of chunk i\n//\n//   values  f32    [V][F]\n//   out     vec4f  [I][F]    chunks of `chunk` rows: few, so that f32 sums stay accurate; the host adds the chunks\n//\n// One workgroup per WG channels and chunk, a lane per channel.\n\nconst WG: u32 = 64u; // @param lanes per workgroup\n\nstruct Params {\n    rows: u32,\n    features: u32,\n    chunk: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> values: array<f32>;\n@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let f = wg.x * WG + lane;\n    if f < params.features {\n        let end = min(params.rows, (wg.y + 1u) * params.chunk);\n        var sums = vec4f();\n        for (var row = wg.y * params.chunk; row < end; row++) {\n            let x = values[row * params.features + f];\n            sums += vec4f(abs(x), x, x * x, 0.0);\n        }\n        out[wg.y * params.features + f] = sums;\n    }\n}\n",
+ "code_encode": "// code_encode: greedy additive coding. Stage after stage, the residual's nearest words are taken off it, and their\n// codes are packed (src/core/pack.ts).\n//\n//   residual  f32    [K][capacity][HEAD_DIM][32]   as code_residual leaves it; what the codes miss is left in it\n//   table     u32    [K][rows][PAIRS]              two halves each\n//   gram      f32    [K][gram]                     code_gram's of every stage\n//   fields    vec4u  [fields]                      row, number of its gram, pair, pairs (0: a pair stage)\n//   codes     u32    [blocks][K][bits]             blocks from `block` on; tokens past the last have code 0\n//\n// One workgroup of 64 lanes per block of 32 tokens (x) and head (y). The words are those that the decoder reads, in half\n// precision, so both agree; sums are f32 and the argmin is that of a search over all words.\n#import stage_search\n\nconst HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8\n\nstruct Params {\n    tokens: u32,\n    capacity: u32,\n    rows: u32,\n    gram: u32,   // vec4f a head\n    fields: u32,\n    bits: u32,\n    block: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read_write> residual: array<vec4f>;\n@group(0) @binding(2) var<storage, read> table: array<vec4u>;\n@group(0) @binding(3) var<storage, read> gram: array<vec4f>;\n@group(0) @binding(4) var<storage, read> fields: array<vec4u>;\n@group(0) @binding(5) var<storage, read_write> codes: array<u32>;\n\n/// Word `word` of a field of `bits` bits.\nfn packed(word: u32, bits: u32, tokens: u32) -> u32 {\n    var out = 0u;\n    for (var t = word * 32u / bits; t * bits < word * 32u + 32u; t++) {\n        let code = select(0u, sh_code[t], t < tokens);\n        let bit = i32(t * bits) - i32(word * 32u);\n        out |= select(code >> u32(-bit), code << u32(bit), bit >= 0);\n    }\n    return out;\n}\n\n@compute @workgroup_size(LANES)\nfn main(\n    @builtin(workgroup_id) wg: vec3u,\n    @builtin(num_workgroups) grid: vec3u,\n    @builtin(local_invocation_index) lane: u32,\n) {\n    let head = wg.y;\n    let tile_at = (head * params.capacity + wg.x) * HEAD_DIM * 8u;\n    var to = ((params.block + wg.x) * grid.y + head) * params.bits;\n    for (var i = 0u; i < params.fields; i++) {\n        let field = fields[i];\n        let row = head * params.rows + field.x;\n        let gram_at = head * params.gram + field.y;\n        let is_pair = field.w == 0u;\n        if is_pair {\n            nearest_pair(tile_at, row, gram_at, lane);\n        } else {\n            nearest_word(tile_at, row, gram_at, field.z, field.w, lane);\n        }\n        let bits = select(8u, 12u, is_pair);\n        if lane < bits { codes[to + lane] = packed(lane, bits, params.tokens - min(params.tokens, wg.x * 32u)); }\n        to += bits;\n        subtract(tile_at, row, is_pair, field.z, select(field.w, PAIRS, is_pair), true, lane);\n        storageBarrier();\n    }\n}\n",
+ "code_gram": "// code_gram: what the exact search needs of a stage's words beside the words themselves.\n//\n//   a pair stage   |u_a|^2 [64], |v_b|^2 [64], 2<u_a,v_b> [64 b][64 a]\n//   a sub stage    |w|^2 over each group's columns [groups][256]\n//\n//   table  u32  [H][rows][PAIRS]    two halves each; the stage begins at row `row` of every head's `rows`\n//   gram   f32  [H][stride]         the stage's part begins at `at` of every head's `stride` numbers\n//\n// One lane per number: workgroup x is 64 of them, y the head.\nconst WG: u32 = 64u;\nconst HEAD_DIM: u32 = 128u; // @param channels per head\nconst GROUP: u32 = 0u;      // @param pairs of a sub stage's group; 0 for a pair stage\nconst PAIRS: u32 = HEAD_DIM / 2u;\n\nstruct Params {\n    rows: u32,\n    row: u32,\n    stride: u32,\n    at: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> table: array<u32>;\n@group(0) @binding(2) var<storage, read_write> gram: array<f32>;\n\nfn inner(a: u32, b: u32, pair: u32, pairs: u32) -> f32 {\n    var sum = 0.0;\n    for (var d = pair; d < pair + pairs; d++) {\n        sum += dot(unpack2x16float(table[a * PAIRS + d]), unpack2x16float(table[b * PAIRS + d]));\n    }\n    return sum;\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let first = wg.y * params.rows + params.row;\n    var value: f32;\n    if GROUP > 0u { // four workgroups a group\n        let word = first + (wg.x & 3u) * 64u + lane;\n        value = inner(word, word, (wg.x >> 2u) * GROUP, GROUP);\n    } else if wg.x < 2u {\n        let word = first + wg.x * 64u + lane;\n        value = inner(word, word, 0u, PAIRS);\n    } else {\n        value = 2.0 * inner(first + lane, first + 62u + wg.x, 0u, PAIRS);\n    }\n    gram[wg.y * params.stride + params.at + wg.x * WG + lane] = value;\n}\n",
+ "code_residual": "// code_residual: what a codec's first stage codes. A token's heads are divided by its scale, one for all of them.\n//\n//   scales[t]      = |x_t| over all heads, in half precision\n//   residual[k][t] = conj(rope(position + t)) * x_t[k] / scales[t];   0 where the scale is 0\n//\n//   source      CACHE: f16 [KV_HEADS][capacity][HEAD_DIM], packed in pairs; else f32 rows [T][capacity], heads side by\n//               side from number `offset` on. Pair d of a head is its channels d and d + PAIRS\n//   rope_table  vec2f  [256 + context/256][PAIRS]   read where ROTATED\n//   scales      f16    [T], packed in pairs; the block's words from `scale_at` on\n//   residual    f32    [heads][blocks][HEAD_DIM][32]   heads from `first_head` on; component 2d is pair d's real part\n//\n// One workgroup per block of 32 tokens: lane 32 i + t takes every eighth two pairs of token t. Tokens past the last are 0.\n#import rope\n\nconst WG: u32 = 256u;\nconst HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 4\nconst KV_HEADS: u32 = 8u;     // @param heads that share a scale\nconst CACHE: bool = false;    // @param the source is an exact cache\nconst ROTATED: bool = false;  // @param undo a rotation by the token's position\nconst PAIRS: u32 = HEAD_DIM / 2u;\nconst TWOS: u32 = PAIRS / 2u; // two pairs each\nconst F16_HIGHEST: f32 = 65504.0;\n\nstruct Params {\n    tokens: u32,\n    first: u32,    // slot or row of the first token\n    position: u32, // of the first token\n    capacity: u32, // slots of the cache, or numbers of a row\n    offset: u32,\n    first_head: u32,\n    heads: u32,\n    blocks: u32,   // that residual has room for\n    block: u32,    // first of them\n    scale_at: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> source: array<u32>;\n@group(0) @binding(2) var<storage, read> rope_table: array<vec2f>;\n@group(0) @binding(3) var<storage, read_write> scales: array<u32>;\n@group(0) @binding(4) var<storage, read_write> residual: array<f32>;\n\nvar<workgroup> sh_sums: array<f32, WG>;\n\n/// Pairs 2 `two` and 2 `two` + 1 of a token's head: real parts, then imaginary ones.\nfn load(token: u32, head: u32, two: u32) -> vec4f {\n    if CACHE {\n        let at = (head * params.capacity + params.first + token) * PAIRS + two;\n        return vec4f(unpack2x16float(source[at]), unpack2x16float(source[at + TWOS]));\n    }\n    let at = (params.first + token) * params.capacity + params.offset + head * HEAD_DIM + 2u * two;\n    return bitcast<vec4f>(vec4u(source[at], source[at + 1u], source[at + PAIRS], source[at + PAIRS + 1u]));\n}\n\nfn put(at: u32, x: vec2f) {\n    residual[at] = x.x;\n    residual[at + 32u] = x.y;\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let token = wg.x * 32u + (lane & 31u);\n    let valid = token < params.tokens;\n    var sum = 0.0;\n    if valid {\n        for (var i = lane >> 5u; i < KV_HEADS * TWOS; i += 8u) {\n            let x = load(token, i / TWOS, i % TWOS);\n            sum += dot(x, x);\n        }\n    }\n    sh_sums[lane] = sum;\n    for (var stride = 128u; stride >= 32u; stride >>= 1u) {\n        workgroupBarrier();\n        if lane < stride { sh_sums[lane] += sh_sums[lane + stride]; }\n    }\n    workgroupBarrier();\n    let even = lane & 30u;\n    let packed = pack2x16float(min(vec2f(F16_HIGHEST), sqrt(vec2f(sh_sums[even], sh_sums[even + 1u]))));\n    if lane < 32u && lane == even { scales[params.scale_at + wg.x * 16u + even / 2u] = packed; }\n    let scale = unpack2x16float(packed)[lane & 1u];\n    let inverse = select(0.0, 1.0 / scale, scale > 0.0);\n\n    for (var i = lane >> 5u; i < params.heads * TWOS; i += 8u) {\n        let head = i / TWOS;\n        let two = i % TWOS;\n        var x = vec4f(0.0);\n        if valid { x = load(token, params.first_head + head, two) * inverse; }\n        var a = x.xz;\n        var b = x.yw;\n        if ROTATED {\n            a = complex_mul(a, complex_conj(rope(params.position + token, 2u * two)));\n            b = complex_mul(b, complex_conj(rope(params.position + token, 2u * two + 1u)));\n        }\n        let to = ((head * params.blocks + params.block + wg.x) * HEAD_DIM + 4u * two) * 32u + (lane & 31u);\n        put(to, a);\n        put(to + 64u, b);\n    }\n}\n",
+ "em_accumulate": "// em_accumulate: what the M step needs, a chunk of tokens at a time: weighted sums of residuals by word, counts, errors.\n//\n//   sums[h][chunk] = [ROWS][HEAD_DIM]  sum_t weight(t, word) * x_t\n//                    [CELLS]           tokens of each code: [64 a][64 b], or [groups][256]; not written where SOFT\n//                    [4]               sum_t d_t, sum_t d_t * scale_t^2, 0, 0\n//\n//   residual   f32  [H][blocks][HEAD_DIM][32]\n//   codes      u32  [H][groups][blocks][32]     weight 1 for these, NONE for none; not read where SOFT\n//   weights    f32  [H][blocks][32][128]        read where SOFT\n//   distances  f32  [H][blocks][32]\n//   scales     f16  [blocks][32], packed in pairs\n//   sums       f32  [H][chunks][WIDTH]\n//\n// A workgroup of 32 lanes per chunk (x), slice of 32 components by 128 rows (y; the last is counts and errors), head (z).\n// A lane alone adds to its column of workgroup memory, token after token, so no atomics and one order of sums.\n#import reduce\n\nconst WG: u32 = 32u;\nconst HEAD_DIM: u32 = 128u; // @param channels per head\nconst GROUP: u32 = 0u;      // @param pairs of a sub stage's group; 0 for a pair stage\nconst SOFT: bool = false;   // @param weights instead of codes\nconst CHUNK: u32 = 1024u;   // @param tokens of a chunk, a multiple of 32\nconst PAIRS: u32 = HEAD_DIM / 2u;\nconst SUB: bool = GROUP > 0u;\nconst SPAN: u32 = select(PAIRS, GROUP, SUB);\nconst GROUPS: u32 = PAIRS / SPAN;\nconst ROWS: u32 = select(128u, 256u, SUB);\nconst CELLS: u32 = select(4096u, 256u * GROUPS, SUB);\nconst WIDTH: u32 = ROWS * HEAD_DIM + CELLS + 4u;\nconst SLICES: u32 = (HEAD_DIM + 31u) / 32u; // of components\nconst NONE: u32 = 0xffffffffu;\n\nstruct Params {\n    tokens: u32,\n    blocks: u32,\n    chunks: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> residual: array<vec4f>;\n@group(0) @binding(2) var<storage, read> codes: array<vec4u>;\n@group(0) @binding(3) var<storage, read> weights: array<vec4f>;\n@group(0) @binding(4) var<storage, read> distances: array<f32>;\n@group(0) @binding(5) var<storage, read> scales: array<u32>;\n@group(0) @binding(6) var<storage, read_write> sums: array<f32>;\n\nvar<workgroup> sh_sums: array<f32, 4096>; // [128 rows][32 components], or cells\n\nfn add(x: f32, code: u32, first_row: u32, lane: u32) {\n    if code == NONE { return; }\n    if SUB {\n        if (code & 128u) == first_row { sh_sums[(code & 127u) * 32u + lane] += x; }\n    } else {\n        sh_sums[(code >> 6u) * 32u + lane] += x;\n        sh_sums[(64u + (code & 63u)) * 32u + lane] += x;\n    }\n}\n\n/// The same for a token's 128 weights, of which all but a few are 0 once the temperature is low.\nfn add_soft(x: f32, at: u32, lane: u32) {\n    for (var i = 0u; i < 32u; i++) {\n        let weight = weights[at + i];\n        if any(weight != vec4f(0.0)) {\n            sh_sums[4u * i * 32u + lane] += weight.x * x;\n            sh_sums[(4u * i + 1u) * 32u + lane] += weight.y * x;\n            sh_sums[(4u * i + 2u) * 32u + lane] += weight.z * x;\n            sh_sums[(4u * i + 3u) * 32u + lane] += weight.w * x;\n        }\n    }\n}\n\nfn count(code: u32, group: u32, lane: u32) {\n    if code != NONE && (code & 31u) == lane { sh_sums[group * 256u + code] += 1.0; }\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let head = wg.z;\n    let to = (head * params.chunks + wg.x) * WIDTH;\n    let first = wg.x * CHUNK / 4u; // in quads of tokens, as is the last\n    let last = min(first + CHUNK / 4u, params.blocks * 8u);\n    let slice = wg.y % SLICES;\n    let first_row = wg.y / SLICES * 128u;\n    let component = slice * 32u + lane;\n\n    if first_row < ROWS { // sums\n        if component < HEAD_DIM {\n            for (var quad = first; quad < last; quad++) {\n                let x = residual[((head * params.blocks + (quad >> 3u)) * HEAD_DIM + component) * 8u + (quad & 7u)];\n                if SOFT {\n                    let at = (head * params.blocks * 32u + quad * 4u) * 32u;\n                    let tokens = params.tokens - min(params.tokens, quad * 4u); // weights past the last are stale\n                    if tokens > 0u { add_soft(x.x, at, lane); }\n                    if tokens > 1u { add_soft(x.y, at + 32u, lane); }\n                    if tokens > 2u { add_soft(x.z, at + 64u, lane); }\n                    if tokens > 3u { add_soft(x.w, at + 96u, lane); }\n                } else {\n                    let code = codes[(head * GROUPS + component / 2u / SPAN) * params.blocks * 8u + quad];\n                    add(x.x, code.x, first_row, lane);\n                    add(x.y, code.y, first_row, lane);\n                    add(x.z, code.z, first_row, lane);\n                    add(x.w, code.w, first_row, lane);\n                }\n            }\n            for (var row = 0u; row < 128u; row++) {\n                sums[to + (first_row + row) * HEAD_DIM + component] = sh_sums[row * 32u + lane];\n            }\n        }\n    } else {\n        if !SOFT {\n            for (var group = 0u; group < GROUPS; group++) {\n                for (var quad = first; quad < last; quad++) {\n                    let code = codes[(head * GROUPS + group) * params.blocks * 8u + quad];\n                    count(code.x, group, lane);\n                    count(code.y, group, lane);\n                    count(code.z, group, lane);\n                    count(code.w, group, lane);\n                }\n            }\n            for (var cell = lane; cell < CELLS; cell += WG) { sums[to + ROWS * HEAD_DIM + cell] = sh_sums[cell]; }\n        }\n        var error = vec4f(0.0);\n        for (var t = 4u * first + lane; t < min(params.tokens, 4u * last); t += WG) {\n            let scale = unpack2x16float(scales[t >> 1u])[t & 1u];\n            let d = distances[head * params.blocks * 32u + t];\n            error += vec4f(d, d * scale * scale, 0.0, 0.0);\n        }\n        error = workgroup_sum4(error, lane);\n        if lane < 4u { sums[to + ROWS * HEAD_DIM + CELLS + lane] = error[lane]; }\n    }\n}\n",
+ "em_assign": "// em_assign: the E step. Each residual gets its stage's nearest words, and its distance to them.\n//\n//   codes[h][g][t]  = argmin over words of |x - w|^2   (a pair stage: 64 a + b, w = u_a + v_b)\n//   distances[h][t] = |x - w|^2, summed over groups;   with params.keep, x = x - w afterwards\n//\n//   residual   f32  [H][blocks][HEAD_DIM][32]   read; written where `keep`\n//   table      u32  [H][rows][PAIRS]            two halves each: 128 rows u, v of a pair stage, or 256\n//   gram       f32  [H][..]                     as code_gram writes one stage\n//   codes      u32  [H][groups][blocks][32]     NONE past the last token\n//   distances  f32  [H][blocks][32]             0 past the last token\n//\n// One workgroup per block of 32 tokens (x) and head (y). GROUP = 0 is a pair stage; else each GROUP pairs have a code.\n#import stage_search\n\nconst HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8\nconst GROUP: u32 = 0u;      // @param pairs of a sub stage's group, a multiple of 4; 0 for a pair stage\nconst SUB: bool = GROUP > 0u;\nconst SPAN: u32 = select(PAIRS, GROUP, SUB);\nconst GROUPS: u32 = PAIRS / SPAN;\nconst ROWS: u32 = select(128u, 256u, SUB);\nconst GRAM: u32 = select(1056u, 64u * GROUPS, SUB); // vec4f a head\nconst NONE: u32 = 0xffffffffu;\n\nstruct Params {\n    tokens: u32,\n    blocks: u32,\n    keep: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read_write> residual: array<vec4f>;\n@group(0) @binding(2) var<storage, read> table: array<vec4u>;\n@group(0) @binding(3) var<storage, read> gram: array<vec4f>;\n@group(0) @binding(4) var<storage, read_write> codes: array<u32>;\n@group(0) @binding(5) var<storage, read_write> distances: array<f32>;\n\n@compute @workgroup_size(LANES)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let block = wg.x;\n    let head = wg.y;\n    let tile_at = (head * params.blocks + block) * HEAD_DIM * 8u;\n    let row = head * ROWS;\n    var sum = vec4f(0.0);\n    for (var group = 0u; group < GROUPS; group++) {\n        if SUB {\n            nearest_word(tile_at, row, head * GRAM + group * 64u, group * SPAN, SPAN, lane);\n        } else {\n            nearest_pair(tile_at, row, head * GRAM, lane);\n        }\n        if lane < 32u {\n            let code = select(NONE, sh_code[lane], block * 32u + lane < params.tokens);\n            codes[((head * GROUPS + group) * params.blocks + block) * 32u + lane] = code;\n        }\n        sum += subtract(tile_at, row, !SUB, group * SPAN, SPAN, params.keep != 0u, lane);\n    }\n    workgroupBarrier();\n    sh_tile[lane] = sum;\n    workgroupBarrier();\n    if lane < 32u {\n        var distance = 0.0;\n        for (var part = 0u; part < 8u; part++) { distance += sh_tile[part * 8u + (lane >> 2u)][lane & 3u]; }\n        let at = (head * params.blocks + block) * 32u + lane;\n        distances[at] = select(0.0, distance, block * 32u + lane < params.tokens);\n    }\n}\n",
+ "em_reduce": "// em_reduce: adds up the chunks of em_accumulate.\n//\n//   out[h][i] = sum_chunk sums[h][chunk][i]\n//\n//   sums  f32  [H][chunks][width]\n//   out   f32  [H][width]\n//\n// One lane per four numbers (x), one row of workgroups per head (y). Sums of at most 32 chunks are added to the whole,\n// so that rounding grows with the root of the tokens, not with them.\nconst WG: u32 = 64u;\n\nstruct Params {\n    chunks: u32,\n    quads: u32, // width / 4\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> sums: array<vec4f>;\n@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let i = wg.x * WG + lane;\n    if i >= params.quads { return; }\n    var whole = vec4f(0.0);\n    for (var first = 0u; first < params.chunks; first += 32u) {\n        var part = vec4f(0.0);\n        for (var chunk = first; chunk < min(params.chunks, first + 32u); chunk++) {\n            part += sums[(wg.y * params.chunks + chunk) * params.quads + i];\n        }\n        whole += part;\n    }\n    out[wg.y * params.quads + i] = whole;\n}\n",
+ "em_soften": "// em_soften: the soft E step of a pair stage, as published (commvq.md 2.2), where many words share a token.\n//\n//   w_ab = exp((d_min - d_ab) / T) / Z,   d_ab = |x - u_a - v_b|, not squared\n//   weights[h][t] = sum_b w_ab [64 a], sum_a w_ab [64 b];   sums[h][chunk][at..] = sum_t w_ab [64 a][64 b]\n//\n//   residual  f32  [H][blocks][HEAD_DIM][32]\n//   table     u32  [H][128][PAIRS], gram f32 [H][4224]   as in em_assign\n//   weights   f32  [H][blocks][32][128]\n//   sums      f32  [H][chunks][stride]                   as in em_accumulate, which writes the rest\n//\n// One workgroup of 64 lanes per chunk of CHUNK tokens (x) and head (y). Lane i finds row i's least distance; rows with\n// none within REACH * T of the token's least weigh nothing and are skipped, all but a few once T is small; of the others\n// lane i takes column i. A lane alone touches its column of the counts, so they need no atomics.\n#import stage_search\n#import reduce\n\nconst WG: u32 = 64u;\nconst HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8\nconst CHUNK: u32 = 1024u;   // @param tokens of a chunk, a multiple of 32\nconst REACH: f32 = 18.0;    // exp(-18) is 2^-26\n\nstruct Params {\n    tokens: u32,\n    blocks: u32,\n    chunks: u32,\n    stride: u32,\n    at: u32,      // of the counts in a chunk's sums\n    inverse: f32, // 1 / T\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read_write> residual: array<vec4f>;\n@group(0) @binding(2) var<storage, read> table: array<vec4u>;\n@group(0) @binding(3) var<storage, read> gram: array<vec4f>;\n@group(0) @binding(4) var<storage, read_write> weights: array<f32>;\n@group(0) @binding(5) var<storage, read_write> sums: array<f32>;\n\nvar<workgroup> sh_alpha: array<vec4f, 512>; // [64 a][32 tokens]\nvar<workgroup> sh_row: array<f32, 64>;      // least squared distance of each row\n\n/// |u_a|^2 - 2<x,u_a> to sh_alpha, beta likewise to sh_tile, for a block's tokens.\nfn offsets_of_block(tile_at: u32, row: u32, gram_at: u32, lane: u32) {\n    let s = lane >> 2u;\n    let p = products(tile_at, row, row + 64u, 0u, PAIRS, lane);\n    let a_low = offsets(gram[gram_at + s], p.u_low);\n    let a_high = offsets(gram[gram_at + s], p.u_high);\n    let b_low = offsets(gram[gram_at + 16u + s], p.v_low);\n    let b_high = offsets(gram[gram_at + 16u + s], p.v_high);\n    for (var j = 0u; j < 4u; j++) {\n        let to = (4u * s + j) * 8u + (lane & 3u);\n        sh_alpha[to] = a_low[j];\n        sh_alpha[to + 4u] = a_high[j];\n        sh_tile[to] = b_low[j];\n        sh_tile[to + 4u] = b_high[j];\n    }\n}\n\n/// beta_b + G_ab of token t.\nfn column(t: u32, a: u32, b: u32, gram_at: u32) -> f32 {\n    return sh_tile[b * 8u + (t >> 2u)][t & 3u] + gram[gram_at + 32u + b * 16u + (a >> 2u)][a & 3u];\n}\n\nfn alpha(t: u32, a: u32) -> f32 {\n    return sh_alpha[a * 8u + (t >> 2u)][t & 3u];\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let head = wg.y;\n    let row = head * 128u;\n    let gram_at = head * 1056u;\n    let counts = (head * params.chunks + wg.x) * params.stride + params.at + lane;\n    for (var a = 0u; a < 64u; a++) { sums[counts + a * 64u] = 0.0; }\n\n    for (var block = wg.x * CHUNK / 32u; block < min(params.blocks, (wg.x + 1u) * CHUNK / 32u); block++) {\n        let tile_at = (head * params.blocks + block) * HEAD_DIM * 8u;\n        workgroupBarrier(); // lanes may still be at the previous block's tokens\n        offsets_of_block(tile_at, row, gram_at, lane);\n        for (var t = 0u; t < min(32u, params.tokens - block * 32u); t++) {\n            var square = 0.0;\n            for (var c = lane; c < HEAD_DIM; c += WG) {\n                let x = residual[tile_at + c * 8u + (t >> 2u)][t & 3u];\n                square += x * x;\n            }\n            square = workgroup_sum(square, lane);\n\n            var least = F32_HIGHEST;\n            for (var b = 0u; b < 64u; b++) { least = min(least, column(t, lane, b, gram_at)); }\n            least = max(0.0, square + (alpha(t, lane) + least));\n            sh_row[lane] = least;\n            least = -workgroup_max(-least, lane);\n            let reach = sqrt(least) + REACH / params.inverse;\n            let cut = max(least, reach * reach);\n\n            var of_row = 0.0;\n            var of_column = 0.0;\n            for (var a = 0u; a < 64u; a++) {\n                if sh_row[a] <= cut {\n                    let distance = sqrt(max(0.0, square + (alpha(t, a) + column(t, a, lane, gram_at))));\n                    let weight = exp((sqrt(least) - distance) * params.inverse);\n                    of_column += weight;\n                    let sum = workgroup_sum(weight, lane);\n                    if lane == a { of_row = sum; }\n                }\n            }\n            let inverse = 1.0 / workgroup_sum(of_column, lane);\n            let at = ((head * params.blocks + block) * 32u + t) * 128u + lane;\n            weights[at] = of_row * inverse;\n            weights[at + 64u] = of_column * inverse;\n            for (var a = 0u; a < 64u; a++) {\n                if sh_row[a] <= cut {\n                    let distance = sqrt(max(0.0, square + (alpha(t, a) + column(t, a, lane, gram_at))));\n                    sums[counts + a * 64u] += exp((sqrt(least) - distance) * params.inverse) * inverse;\n                }\n            }\n            workgroupBarrier(); // sh_row is written next\n        }\n    }\n}\n",
+ "embed": "// embed: rows of a matrix of any weight type, as numbers.\n//\n//   out[t][c] = weights[ids[t]][c]    where this part of the matrix, `rows` rows from `first` on, has row ids[t]\n//\n//   weights, scales   [rows][cols]: src/core/weight_layout.ts\n//   ids    u32  [T]\n//   out    f32  [T][cols]\n//\n// A lane makes a unit of 16 columns; y and then z go along T. Rows of out whose row lies elsewhere are left alone.\n#import weight_q8_0 // @param WEIGHT\n\nconst WG: u32 = 64u;\n\nstruct Params {\n    tokens: u32,\n    first: u32,\n    rows: u32,\n    units: u32, // of a row\n    quads: u32, // cols / 4\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(3) var<storage, read> ids: array<u32>;\n@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;\n\nfn put(token: u32, quad: u32, value: vec4f) {\n    if quad < params.quads { out[token * params.quads + quad] = value; }\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(global_invocation_id) at: vec3u, @builtin(num_workgroups) grid: vec3u) {\n    let unit = at.x;\n    let token = at.y + at.z * grid.y;\n    if unit >= params.units || token >= params.tokens { return; }\n    let row = ids[token] - params.first; // wraps around below the first\n    if row >= params.rows { return; }\n    let values = weight16(row * params.units + unit);\n    put(token, 4u * unit, values[0]);\n    put(token, 4u * unit + 1u, values[1]);\n    put(token, 4u * unit + 2u, values[2]);\n    put(token, 4u * unit + 3u, values[3]);\n}\n",
+ "gated_mlp": "// gated_mlp: the activation between a LLaMA layer's two feed-forward products.\n//\n//   out[t][f] = silu(gate_up[t][f]) * gate_up[t][F + f],  silu(g) = g / (1 + exp(-g))\n//\n//   gate_up  f32  [T][2F]   F a multiple of 4\n//   out      f32  [T][F]\n//\n// A lane does a quad of channels, of every 65535th token. A gate far below 0 gives 0.\n\nconst WG: u32 = 256u; // @param lanes per workgroup\n\nstruct Params {\n    tokens: u32,\n    quads: u32, // F / 4\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> gate_up: array<vec4f>;\n@group(0) @binding(2) var<storage, read_write> out: array<vec4f>;\n\n@compute @workgroup_size(WG)\nfn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {\n    if id.x >= params.quads { return; }\n    for (var t = id.y; t < params.tokens; t += groups.y) {\n        let gate = gate_up[2u * t * params.quads + id.x];\n        let up = gate_up[(2u * t + 1u) * params.quads + id.x];\n        out[t * params.quads + id.x] = gate / (1.0 + exp(-gate)) * up;\n    }\n}\n",
+ "gelu": "// gelu: x/2 (1 + erf(x / sqrt 2)), and its gradient.\n//\n//   y = gelu(x);  BACKWARD, in place:  y = y * gelu'(x)\n//   gelu'(x) = (1 + erf(x / sqrt 2)) / 2 + x exp(-x x / 2) / sqrt(2 pi)\n//\n//   x, y  f32  [N]   N a multiple of 4\n//\n// A lane does a quad at a time.\n\nconst WG: u32 = 256u;         // @param lanes per workgroup\nconst BACKWARD: bool = false; // @param\n\nstruct Params {\n    quads: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> x: array<vec4f>;\n@group(0) @binding(2) var<storage, read_write> y: array<vec4f>;\n\n/// The error function, to an ulp or two: minimax polynomials of erf near 0 and of log(1 - erf) elsewhere (N. Juffa).\nfn erf(v: vec4f) -> vec4f {\n    let t = abs(v);\n    let s = v * v;\n    var far = vec4f(3.83197126e-4) - 1.72853470e-5 * t;\n    far = far * s + (2.42546219e-2 - 3.88396438e-3 * t);\n    far = far * t - 1.06777877e-1;\n    far = far * t - 6.34846687e-1;\n    far = far * t - 1.28717512e-1;\n    far = sign(v) * (1.0 - exp(far * t - t));\n    var near = vec4f(4.99119423e-3) - 5.96761703e-4 * s;\n    near = near * s - 2.67681349e-2;\n    near = near * s + 1.12819925e-1;\n    near = near * s - 3.76125336e-1;\n    near = near * s + 1.28379166e-1;\n    return select(near * v + v, far, t > vec4f(0.927734375));\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) groups: vec3u) {\n    for (var i = id.x; i < params.quads; i += groups.x * WG) {\n        let v = x[i];\n        let cdf = 0.5 + 0.5 * erf(v * 0.70710678118654752);\n        if BACKWARD { y[i] *= cdf + v * exp(-0.5 * v * v) * 0.39894228040143268; } else { y[i] = v * cdf; }\n    }\n}\n",
+ "gemm": "// gemm: products of f32 matrices, a batch at a time, in the forms that a network's training needs.\n//\n//   c[i][z][m][n] = sum of A[z](m, k) * B[z](k, n) over the k of split i\n//\n//   a  f32  [Z][M][K]       with A_T [Z][K][M]\n//   b  f32  [Z][K][N]       with B_T [Z][N][K]; from one matrix to the next b_batch numbers\n//   c  f32  [I][Z][M][N]    from one matrix to the next c_batch numbers, from one split to the next c_split\n//\n// BIAS is for linear layers, whose parameters are the weight [N][K] and then the bias [N]. Forward, with B_T, a batch\n// of b is such a pair and the bias is added. For the gradient, with A_T, a batch of c is such a pair [M][N], [M], and\n// the bias gets the sums of A over k.\n//\n// A workgroup makes a tile of TILE x TILE, a lane 8 x 8 of it in four quarters of 4 x 4. Along k it goes DEPTH at a\n// time: half the lanes fetch a block of 4 x 4 of A each, half of B, while the previous blocks are multiplied. The order\n// of every sum is that of k, whatever TILE is. M and N may be any size, but rows in memory are multiples of 4 numbers.\n\nconst TILE: u32 = 64u;    // @param 32, 64 or 128\nconst A_T: bool = false;  // @param\nconst B_T: bool = false;  // @param\nconst BIAS: bool = false; // @param\nconst LANES: u32 = TILE * TILE / 64u;\nconst DEPTH: u32 = TILE / 8u;\nconst QUADS: u32 = TILE / 4u;\nconst ROW: u32 = QUADS + 1u; // one more, so that blocks fall into different banks\nconst HALF: u32 = LANES / 2u;\n\nstruct Params {\n    m: u32,\n    n: u32,\n    k: u32,\n    splits: u32,\n    k_split: u32, // a multiple of DEPTH\n    b_batch: u32,\n    c_batch: u32,\n    c_split: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> a: array<vec4f>;\n@group(0) @binding(2) var<storage, read> b: array<vec4f>;\n@group(0) @binding(3) var<storage, read_write> c: array<vec4f>;\n\n/// Quads along m at each of DEPTH k, then quads along n.\nvar<workgroup> sh: array<vec4f, 2u * DEPTH * ROW>;\n\n/// Quarters of the lane's 8 x 8: column j of a quarter is four numbers of row j.\nvar<private> c00: mat4x4f;\nvar<private> c01: mat4x4f;\nvar<private> c10: mat4x4f;\nvar<private> c11: mat4x4f;\n\n/// Four quads of a, `width` numbers a row, from (row, col) on; zeros from row `rows` and from column `cols` on.\nfn fetch_a(base: u32, row: u32, col: u32, rows: u32, cols: u32, width: u32) -> mat4x4f {\n    let at = (base + row * width + col) / 4u;\n    let step = width / 4u;\n    let fits = vec4<bool>(row < rows, row + 1u < rows, row + 2u < rows, row + 3u < rows) & vec4<bool>(col < cols);\n    return mat4x4f(select(vec4f(), a[at], fits.x), select(vec4f(), a[at + step], fits.y),\n        select(vec4f(), a[at + 2u * step], fits.z), select(vec4f(), a[at + 3u * step], fits.w));\n}\n\nfn fetch_b(base: u32, row: u32, col: u32, rows: u32, cols: u32, width: u32) -> mat4x4f {\n    let at = (base + row * width + col) / 4u;\n    let step = width / 4u;\n    let fits = vec4<bool>(row < rows, row + 1u < rows, row + 2u < rows, row + 3u < rows) & vec4<bool>(col < cols);\n    return mat4x4f(select(vec4f(), b[at], fits.x), select(vec4f(), b[at + step], fits.y),\n        select(vec4f(), b[at + 2u * step], fits.z), select(vec4f(), b[at + 3u * step], fits.w));\n}\n\n/// Adds the products of one k of the tile.\nfn accumulate(k: u32, quad_m: u32, quad_n: u32) {\n    let a0 = sh[k * ROW + quad_m];\n    let a1 = sh[k * ROW + quad_m + QUADS / 2u];\n    let b0 = sh[(DEPTH + k) * ROW + quad_n];\n    let b1 = sh[(DEPTH + k) * ROW + quad_n + QUADS / 2u];\n    c00 += mat4x4f(a0.x * b0, a0.y * b0, a0.z * b0, a0.w * b0);\n    c01 += mat4x4f(a0.x * b1, a0.y * b1, a0.z * b1, a0.w * b1);\n    c10 += mat4x4f(a1.x * b0, a1.y * b0, a1.z * b0, a1.w * b0);\n    c11 += mat4x4f(a1.x * b1, a1.y * b1, a1.z * b1, a1.w * b1);\n}\n\nfn accumulate4(k: u32, quad_m: u32, quad_n: u32) {\n    accumulate(k, quad_m, quad_n);\n    accumulate(k + 1u, quad_m, quad_n);\n    accumulate(k + 2u, quad_m, quad_n);\n    accumulate(k + 3u, quad_m, quad_n);\n}\n\n/// Writes four numbers of c, if they are inside.\nfn put(base: u32, m: u32, n: u32, value: vec4f, bias: vec4f) {\n    if m < params.m && n < params.n { c[(base + m * params.n + n) / 4u] = value + bias; }\n}\n\nfn put_rows(base: u32, m: u32, n: u32, quarter: mat4x4f, bias: vec4f) {\n    put(base, m, n, quarter[0], bias);\n    put(base, m + 1u, n, quarter[1], bias);\n    put(base, m + 2u, n, quarter[2], bias);\n    put(base, m + 3u, n, quarter[3], bias);\n}\n\n@compute @workgroup_size(LANES)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let m0 = wg.y * TILE;\n    let n0 = wg.x * TILE;\n    let batch = wg.z / params.splits;\n    let split = wg.z % params.splits;\n    let k_end = min(params.k, (split + 1u) * params.k_split);\n    let a_base = batch * params.m * params.k;\n    let b_base = batch * params.b_batch;\n\n    // The block that this lane fetches: 4 along k, 4 along m or n, the axis that is contiguous in memory first.\n    let is_a = lane < HALF;\n    let slot = select(lane - HALF, lane, is_a);\n    let along_k = select(B_T, !A_T, is_a);\n    let block_k = 4u * select(slot / QUADS, slot % (DEPTH / 4u), along_k);\n    let quad = select(slot % QUADS, slot / (DEPTH / 4u), along_k);\n    let target_at = (select(DEPTH, 0u, is_a) + block_k) * ROW + quad;\n\n    let quad_m = lane / (QUADS / 2u);\n    let quad_n = lane % (QUADS / 2u);\n    let sums_bias = BIAS && A_T && wg.x == 0u && lane < QUADS;\n    var bias_sum = vec4f();\n    var block: mat4x4f;\n    // The first turn only fetches; each later one stores what the turn before fetched.\n    for (var k = split * params.k_split; k < k_end + DEPTH; k += DEPTH) {\n        let stored = block;\n        if k < k_end {\n            if is_a {\n                if A_T { block = fetch_a(a_base, k + block_k, m0 + 4u * quad, k_end, params.m, params.m); }\n                else { block = transpose(fetch_a(a_base, m0 + 4u * quad, k + block_k, params.m, k_end, params.k)); }\n            } else {\n                if B_T { block = transpose(fetch_b(b_base, n0 + 4u * quad, k + block_k, params.n, k_end, params.k)); }\n                else { block = fetch_b(b_base, k + block_k, n0 + 4u * quad, k_end, params.n, params.n); }\n            }\n        }\n        if k == split * params.k_split { continue; }\n        workgroupBarrier(); // the previous tile may still be in use\n        sh[target_at] = stored[0];\n        sh[target_at + ROW] = stored[1];\n        sh[target_at + 2u * ROW] = stored[2];\n        sh[target_at + 3u * ROW] = stored[3];\n        workgroupBarrier();\n        // Written out: as a loop, with the bound that naga adds to every turn, it is 10 % slower on an H200.\n        accumulate4(0u, quad_m, quad_n);\n        if DEPTH > 4u { accumulate4(4u, quad_m, quad_n); }\n        if DEPTH > 8u { accumulate4(8u, quad_m, quad_n); }\n        if DEPTH > 12u { accumulate4(12u, quad_m, quad_n); }\n        if sums_bias {\n            for (var i = 0u; i < DEPTH; i++) { bias_sum += sh[i * ROW + lane]; }\n        }\n    }\n\n    let c_base = split * params.c_split + batch * params.c_batch;\n    let m = m0 + 4u * quad_m;\n    let n = n0 + 4u * quad_n;\n    var bias0 = vec4f();\n    var bias1 = vec4f();\n    if BIAS && B_T {\n        bias0 = b[(b_base + params.k * params.n + n) / 4u];\n        bias1 = b[(b_base + params.k * params.n + n + TILE / 2u) / 4u];\n    }\n    put_rows(c_base, m, n, c00, bias0);\n    put_rows(c_base, m, n + TILE / 2u, c01, bias1);\n    put_rows(c_base, m + TILE / 2u, n, c10, bias0);\n    put_rows(c_base, m + TILE / 2u, n + TILE / 2u, c11, bias1);\n    if sums_bias && m0 + 4u * lane < params.m {\n        c[(c_base + params.m * params.n + m0) / 4u + lane] = bias_sum;\n    }\n}\n",
+ "gumbel_bits": "// gumbel_bits: choose one of four states for every symbol, and write each as two bits; or the gradient of that.\n//\n//   state = argmax_s y_s,   y_s = logits[s] + noise_s,   noise_s = -log(-log u_s), or 0 where it is off\n//   states 0, 1, 2, 3 are bits 10, 01, 11, 00: the first bit is set in 0 and 2, the second in 1 and 2\n//\n// BACKWARD, straight through to softmax(y) (hard Gumbel-softmax, temperature 1), in place:\n//\n//   d_s = (g0, g1, g0 + g1, 0)[s] for the gradient g of the two bits,   logits[s] = p_s (d_s - sum_r p_r d_r)\n//\n//   logits  vec4f  [L][N]             N symbols, a multiple of 16\n//   bits    vec2f  [L][N]             0 or 1; BACKWARD: the gradient of the bits\n//   words   u32    [L][N / 16]        the same bits packed, first bit lowest; BACKWARD: untouched\n//\n// A lane does a symbol. The noise depends on the symbol, the step and the seed, not on the layer. The first of equal\n// states wins.\n#import random\n\nconst WG: u32 = 256u;         // @param lanes per workgroup, a multiple of 16\nconst BACKWARD: bool = false; // @param\n\nstruct Params {\n    symbols: u32, // N\n    count: u32,   // L N\n    noise: u32,   // 1: on\n    seed: u32,\n    step: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read_write> logits: array<vec4f>;\n@group(0) @binding(2) var<storage, read_write> bits: array<vec2f>;\n@group(0) @binding(3) var<storage, read_write> words: array<u32>;\n\nvar<workgroup> sh_pair: array<u32, WG>;\n\n/// Gumbel noise of a symbol's four states.\nfn gumbel(symbol: u32) -> vec4f {\n    let u = (vec4f(random4(vec4u(symbol, params.step, params.seed, 1u)) >> vec4u(9u)) + 0.5) * 1.1920928955078125e-7;\n    // A GPU's log is only absolutely accurate near 1, where its result matters: a series there.\n    let w = 1.0 - u;\n    let series = w + w * w * (0.5 + w * (0.33333333 + 0.25 * w));\n    return -log(select(-log(u), series, w < vec4f(0.015625)));\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let i = wg.x * WG + lane;\n    let inside = i < params.count;\n    var y = vec4f();\n    if inside { y = logits[i]; }\n    if params.noise != 0u { y += gumbel(i % params.symbols); }\n    let most = max(max(y.x, y.y), max(y.z, y.w));\n\n    if BACKWARD {\n        let e = exp(y - most);\n        let p = e / dot(e, vec4f(1.0));\n        if inside {\n            let d = vec4f(bits[i], bits[i].x + bits[i].y, 0.0);\n            logits[i] = p * (d - dot(p, d));\n        }\n    } else {\n        var pair = select(select(select(0u, 3u, y.z == most), 2u, y.y == most), 1u, y.x == most);\n        if inside { bits[i] = vec2f(vec2u(pair & 1u, pair >> 1u)); } else { pair = 0u; }\n        sh_pair[lane] = pair;\n        workgroupBarrier();\n        if lane % 16u == 0u && inside {\n            var word = 0u;\n            for (var s = 0u; s < 16u; s++) { word |= sh_pair[lane + s] << (2u * s); }\n            words[i / 16u] = word;\n        }\n    }\n}\n",
+ "gumbel_bits_decode": "// gumbel_bits_decode: values of packed bits: the sum of the codebook's rows whose bit is set, scaled.\n//\n//   out[t][f] = s[t] * scale[f] * sum_i bit_i E[i][f]\n//\n//   words     u32  [T][W]         32 bits a word, first bit lowest\n//   scales    f16  [T]            s; in pairs, the even token low\n//   codebook  f32  [32 W][F]      E\n//   scale     f32  [F]\n//   out       f32  [T][F]\n//\n// One workgroup per token, a lane per quad of f.\n\nconst WG: u32 = 64u;        // @param lanes per workgroup\nconst FEATURES: u32 = 256u; // @param F, a multiple of 4\nconst WORDS: u32 = 8u;      // @param W\nconst QUADS: u32 = FEATURES / 4u;\n\n@group(0) @binding(0) var<storage, read> words: array<u32>;\n@group(0) @binding(1) var<storage, read> scales: array<u32>;\n@group(0) @binding(2) var<storage, read> codebook: array<vec4f>;\n@group(0) @binding(3) var<storage, read> scale: array<vec4f>;\n@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let token = wg.x;\n    let s = unpack2x16float(scales[token / 2u])[token % 2u];\n    for (var i = lane; i < QUADS; i += WG) {\n        var sum = vec4f();\n        for (var w = 0u; w < WORDS; w++) {\n            var rest = words[token * WORDS + w];\n            while rest != 0u {\n                sum += codebook[(32u * w + countTrailingZeros(rest)) * QUADS + i];\n                rest &= rest - 1u;\n            }\n        }\n        out[token * QUADS + i] = s * scale[i] * sum;\n    }\n}\n",
+ "kl_rows": "// kl_rows: how far each row's distribution q is from p.\n//\n//   out = sum_i p_i log(p_i / q_i) = sum_i p_i f(d_i),  d_i = log p_i - log q_i,  f(d) = exp(-d) - 1 + d\n//\n//   p, q  f32  [T][V]   logits; p and q are their softmax\n//   out   f32  [T]\n//\n// One workgroup per row, which is read twice. The second form adds sum_i (q_i - p_i) = 0: its terms are all >= 0, so\n// nothing cancels, and an error of the row's normalizers drops out to first order; a KL of 1e-6 keeps its digits.\n// -inf logits are tokens that cannot be: where only q's is, out is infinite.\n#import reduce\n\nconst WG: u32 = 256u; // @param lanes per workgroup\n\nstruct Params {\n    vocab: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> p: array<f32>;\n@group(0) @binding(2) var<storage, read> q: array<f32>;\n@group(0) @binding(3) var<storage, read_write> out: array<f32>;\n\n/// A lane's largest logit so far, and its sum of exp(logit - largest), after one more.\nfn absorb(ms: vec2f, x: f32) -> vec2f {\n    if x > ms.x { return vec2f(x, ms.y * exp(ms.x - x) + 1.0); }\n    return vec2f(ms.x, ms.y + exp(x - ms.x));\n}\n\n/// f(d), by its series where it would cancel.\nfn excess(d: f32) -> f32 {\n    let series = d * d * (0.5 - d * (0.16666667 - d * (0.041666667 - d * (0.0083333333 - d * 0.0013888889))));\n    return select(exp(-d) - 1.0 + d, series, abs(d) < 0.125);\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let first = wg.x * params.vocab;\n    var p_lane = vec2f(F32_LOWEST, 0.0);\n    var q_lane = vec2f(F32_LOWEST, 0.0);\n    for (var i = lane; i < params.vocab; i += WG) {\n        p_lane = absorb(p_lane, p[first + i]);\n        q_lane = absorb(q_lane, q[first + i]);\n    }\n    let p_most = workgroup_max(p_lane.x, lane);\n    let q_most = workgroup_max(q_lane.x, lane);\n    let scaled = vec2f(p_lane.y * exp(p_lane.x - p_most), q_lane.y * exp(q_lane.x - q_most));\n    let s = workgroup_sum4(vec4f(scaled, 0.0, 0.0), lane).xy;\n    let log_s = log(s);\n\n    let apart = (p_most - q_most) + (log_s.x - log_s.y);\n\n    var sum = 0.0;\n    for (var i = lane; i < params.vocab; i += WG) {\n        let mass = exp(p[first + i] - p_most - log_s.x);\n        let d = p[first + i] - q[first + i] - apart;\n        if mass > 0.0 && d > -16.0 {\n            sum += mass * excess(d);\n        } else {\n            sum += exp(q[first + i] - q_most - log_s.y) - select(0.0, mass - mass * d, mass > 0.0);\n        }\n    }\n    let kl = workgroup_sum(sum, lane);\n    if lane == 0u { out[wg.x] = kl; }\n}\n",
+ "layer_norm": "// layer_norm: pick tokens, take out their scale, and standardize: what the value encoder's network sees.\n//\n//   y = x / scale,  p = |y| + EPS,  normed = (y / p - mean) / deviation     (gain and offset: layer_norm_fold)\n//\n//   values  f32    [V][F]      one layer's values\n//   scale   f32    [L][F]      mean absolute value of each channel, plus EPS\n//   normed  f32    [L][T][F]\n//   stats   vec4f  [L][T]      p, mean, deviation, weight: what it takes to undo it, and the token's weight in a loss\n//\n// One workgroup per token; a dispatch does one layer. DRAW: token t is a random row of `values`, the same for every\n// layer; else it is row first + t. A token of zeros gives zeros.\n#import reduce\n#import random\n\nconst WG: u32 = 32u;        // @param lanes per workgroup\nconst FEATURES: u32 = 256u; // @param numbers per token, a multiple of 4\nconst DRAW: bool = false;   // @param\nconst QUADS: u32 = FEATURES / 4u;\nconst EPS: f32 = 1e-6;\nconst NORM_EPS: f32 = 1e-5; // PyTorch's LayerNorm\n\nstruct Params {\n    rows: u32,   // V\n    tokens: u32, // T\n    layer: u32,\n    first: u32,\n    seed: u32,\n    step: u32,\n    weight: f32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> values: array<vec4f>;\n@group(0) @binding(2) var<storage, read> scale: array<vec4f>;\n@group(0) @binding(3) var<storage, read_write> normed: array<vec4f>;\n@group(0) @binding(4) var<storage, read_write> stats: array<vec4f>;\n\nfn scaled(row: u32, i: u32) -> vec4f {\n    return values[row * QUADS + i] / scale[params.layer * QUADS + i];\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let token = params.layer * params.tokens + wg.x;\n    var row = params.first + wg.x;\n    if DRAW { row = random4(vec4u(wg.x, params.step, params.seed, 0u)).x % params.rows; }\n\n    var sums = vec4f();\n    for (var i = lane; i < QUADS; i += WG) {\n        let y = scaled(row, i);\n        sums += vec4f(dot(y, y), dot(y, vec4f(1.0)), 0.0, 0.0);\n    }\n    let total = workgroup_sum4(sums, lane);\n    let p = sqrt(total.x) + EPS;\n    let mean = total.y / (p * f32(FEATURES));\n\n    var square = 0.0;\n    for (var i = lane; i < QUADS; i += WG) {\n        let centred = scaled(row, i) / p - mean;\n        square += dot(centred, centred);\n    }\n    let deviation = sqrt(workgroup_sum(square, lane) / f32(FEATURES) + NORM_EPS);\n\n    for (var i = lane; i < QUADS; i += WG) {\n        normed[token * QUADS + i] = (scaled(row, i) / p - mean) / deviation;\n    }\n    if lane == 0u { stats[token] = vec4f(p, mean, deviation, params.weight); }\n}\n",
+ "layer_norm_fold": "// layer_norm_fold: merge a layer norm's gain and offset into the linear layer behind it, and part their gradients.\n//\n//   W (gain * x + offset) + b = W' x + b':      W'[j][f] = W[j][f] gain[f],   b'[j] = b[j] + sum_f W[j][f] offset[f]\n//\n// BACKWARD, from dW' and db' of one slab of gradients, in place:\n//\n//   dW[j][f] = dW'[j][f] gain[f] + db'[j] offset[f],   db = db'\n//   dgain[f] = sum_j W[j][f] dW'[j][f],   doffset[f] = sum_j W[j][f] db'[j]\n//\n//   linear  f32  [L][H F + H + 2 F]       weight [H][F], bias [H], gain [F], offset [F]\n//   folded  f32  [L][H F + H]             weight and bias; BACKWARD: gradients like linear, slabs `slab` numbers apart\n//\n// Forward: one workgroup per j and layer. BACKWARD: one per 16 f, slab and layer, 16 lanes wide and WG / 16 rows high.\n// So the network's first product needs no gradient of its input.\n#import reduce\n\nconst WG: u32 = 256u;         // @param lanes per workgroup, a multiple of 16\nconst FEATURES: u32 = 256u;   // @param F\nconst HIDDEN: u32 = 512u;     // @param H\nconst BACKWARD: bool = false; // @param\nconst BIAS: u32 = HIDDEN * FEATURES;\nconst GAIN: u32 = BIAS + HIDDEN;\nconst OFFSET: u32 = GAIN + FEATURES;\nconst LINEAR: u32 = OFFSET + FEATURES;\n\nstruct Params {\n    slab: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> linear: array<f32>;\n@group(0) @binding(2) var<storage, read_write> folded: array<f32>;\n\nvar<workgroup> sh_part: array<vec2f, WG>;\n\nfn fold(j: u32, layer: u32, lane: u32) {\n    let own = layer * LINEAR;\n    let to = layer * GAIN;\n    var sum = 0.0;\n    for (var f = lane; f < FEATURES; f += WG) {\n        let weight = linear[own + j * FEATURES + f];\n        sum += weight * linear[own + OFFSET + f];\n        folded[to + j * FEATURES + f] = weight * linear[own + GAIN + f];\n    }\n    let offset = workgroup_sum(sum, lane);\n    if lane == 0u { folded[to + BIAS + j] = linear[own + BIAS + j] + offset; }\n}\n\nfn unfold(f: u32, slab: u32, layer: u32, lane: u32) {\n    let own = layer * LINEAR;\n    let at = slab * params.slab + own;\n    var part = vec2f(); // of the gradients of gain and offset\n    if f < FEATURES {\n        let gain = linear[own + GAIN + f];\n        let offset = linear[own + OFFSET + f];\n        for (var j = lane / 16u; j < HIDDEN; j += WG / 16u) {\n            let d_weight = folded[at + j * FEATURES + f];\n            let d_bias = folded[at + BIAS + j];\n            part += linear[own + j * FEATURES + f] * vec2f(d_weight, d_bias);\n            folded[at + j * FEATURES + f] = d_weight * gain + d_bias * offset;\n        }\n    }\n    sh_part[lane] = part;\n    workgroupBarrier();\n    if lane < 16u && f < FEATURES {\n        var sum = vec2f();\n        for (var row = 0u; row < WG / 16u; row++) { sum += sh_part[16u * row + lane]; }\n        folded[at + GAIN + f] = sum.x;\n        folded[at + OFFSET + f] = sum.y;\n    }\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    if BACKWARD { unfold(16u * wg.x + lane % 16u, wg.y, wg.z, lane); } else { fold(wg.x, wg.z, lane); }\n}\n",
+ "matmul": "// matmul: many tokens' product with a matrix of any weight type.\n//\n//   out[t][n] = sum_k x[t][k] * weights[n][k];  with RESIDUAL +=\n//\n//   weights, scales   [N][K], from row `first` on: src/core/weight_layout.ts\n//   x      f32  [T][K]\n//   out    f32  [T][stride], from column `column` on\n//\n// A workgroup of 256 lanes makes a tile of TILE_T x TILE_N, going along k in steps of DEPTH units of 16, which it keeps\n// in workgroup memory as quads along k: one unit of weights, turned into numbers, and two quads of x a lane. A lane sums\n// BLOCK tokens x BLOCK rows in registers, LANES_T and LANES_N apart. Where a small tile has fewer such blocks than\n// lanes, PARTS lanes share a block, each with its part of a step's quads, and are added up at the end.\n// The next step's numbers are fetched while this one's are multiplied. T, N and K / 4 may be any size.\n#import weight_q8_0 // @param WEIGHT\n\nconst TILE_T: u32 = 128u;     // @param\nconst TILE_N: u32 = 128u;     // @param\nconst BLOCK: u32 = 8u;        // @param 4 or 8\nconst RESIDUAL: bool = false; // @param\nconst LANES: u32 = 256u;\nconst LANES_T: u32 = TILE_T / BLOCK;\nconst LANES_N: u32 = TILE_N / BLOCK;\nconst PARTS: u32 = LANES / (LANES_T * LANES_N);\nconst DEPTH: u32 = 128u / TILE_T;\nconst QUADS: u32 = 4u * DEPTH;\nconst SHUFFLE: u32 = min(8u, LANES_T) - 1u;\n\nstruct Params {\n    tokens: u32,\n    rows: u32,\n    first: u32,\n    units: u32, // of a row\n    quads: u32, // K / 4\n    stride: u32,\n    column: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(3) var<storage, read> x: array<vec4f>;\n@group(0) @binding(4) var<storage, read_write> out: array<f32>;\n\n/// Quads of x [QUADS][TILE_T], then of weights [QUADS][TILE_N]; at the end the parts' sums.\nvar<workgroup> sh: array<vec4f, QUADS * (TILE_T + TILE_N)>;\n\n/// Quarters of the lane's block: column i of a quarter is token i with four rows.\nvar<private> c00: mat4x4f;\nvar<private> c01: mat4x4f;\nvar<private> c10: mat4x4f;\nvar<private> c11: mat4x4f;\n\n/// Where row `i` of a tile keeps a quad: rows are shuffled by the quad, so that lanes that store meet different banks.\nfn slot(quad: u32, i: u32) -> u32 {\n    return i ^ ((((quad << 1u) & 6u) | ((quad >> 2u) & 1u)) & SHUFFLE);\n}\n\nfn fetch_x(t: u32, quad: u32) -> vec4f {\n    return select(vec4f(), x[min(t, params.tokens - 1u) * params.quads + quad], quad < params.quads);\n}\n\nfn fetch_weights(n: u32, unit: u32) -> mat4x4f {\n    return weight16((params.first + min(n, params.rows - 1u)) * params.units + min(unit, params.units - 1u));\n}\n\nfn fold(c: vec4f, w: mat4x4f, x: vec4f) -> vec4f {\n    return c + w[0] * x.x + w[1] * x.y + w[2] * x.z + w[3] * x.w;\n}\n\n/// Adds the products of one quad along k.\nfn accumulate(quad: u32, t: u32, n: u32) {\n    let xs = quad * TILE_T + slot(quad, t);\n    let ws = QUADS * TILE_T + quad * TILE_N + slot(quad, n);\n    let w0 = transpose(mat4x4f(sh[ws], sh[ws + LANES_N], sh[ws + 2u * LANES_N], sh[ws + 3u * LANES_N]));\n    c00[0] = fold(c00[0], w0, sh[xs]);\n    c00[1] = fold(c00[1], w0, sh[xs + LANES_T]);\n    c00[2] = fold(c00[2], w0, sh[xs + 2u * LANES_T]);\n    c00[3] = fold(c00[3], w0, sh[xs + 3u * LANES_T]);\n    if BLOCK == 8u {\n        let w1 = transpose(mat4x4f(sh[ws + 4u * LANES_N], sh[ws + 5u * LANES_N], sh[ws + 6u * LANES_N],\n            sh[ws + 7u * LANES_N]));\n        c01[0] = fold(c01[0], w1, sh[xs]);\n        c01[1] = fold(c01[1], w1, sh[xs + LANES_T]);\n        c01[2] = fold(c01[2], w1, sh[xs + 2u * LANES_T]);\n        c01[3] = fold(c01[3], w1, sh[xs + 3u * LANES_T]);\n        c10[0] = fold(c10[0], w0, sh[xs + 4u * LANES_T]);\n        c10[1] = fold(c10[1], w0, sh[xs + 5u * LANES_T]);\n        c10[2] = fold(c10[2], w0, sh[xs + 6u * LANES_T]);\n        c10[3] = fold(c10[3], w0, sh[xs + 7u * LANES_T]);\n        c11[0] = fold(c11[0], w1, sh[xs + 4u * LANES_T]);\n        c11[1] = fold(c11[1], w1, sh[xs + 5u * LANES_T]);\n        c11[2] = fold(c11[2], w1, sh[xs + 6u * LANES_T]);\n        c11[3] = fold(c11[3], w1, sh[xs + 7u * LANES_T]);\n    }\n}\n\nfn put(t: u32, n: u32, value: f32) {\n    if t < params.tokens && n < params.rows {\n        let at = t * params.stride + params.column + n;\n        if RESIDUAL { out[at] += value; } else { out[at] = value; }\n    }\n}\n\nfn put_row(t: u32, n: u32, values: vec4f) {\n    put(t, n, values.x);\n    put(t, n + LANES_N, values.y);\n    put(t, n + 2u * LANES_N, values.z);\n    put(t, n + 3u * LANES_N, values.w);\n}\n\nfn put_quarter(t: u32, n: u32, quarter: mat4x4f) {\n    put_row(t, n, quarter[0]);\n    put_row(t + LANES_T, n, quarter[1]);\n    put_row(t + 2u * LANES_T, n, quarter[2]);\n    put_row(t + 3u * LANES_T, n, quarter[3]);\n}\n\n@compute @workgroup_size(LANES)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let t0 = wg.y * TILE_T;\n    let n0 = wg.x * TILE_N;\n    // What this lane fetches: neighbours read along k.\n    let x_t = lane / QUADS;\n    let x_quad = lane % QUADS;\n    let w_n = lane / DEPTH;\n    let w_unit = lane % DEPTH;\n    let has_unit = lane < TILE_N * DEPTH;\n    // What it multiplies: eight neighbours go along n.\n    let part = lane / (LANES_T * LANES_N);\n    let block = lane % (LANES_T * LANES_N);\n    let n = (block & 7u) + 8u * ((block / 8u) / LANES_T);\n    let t = (block / 8u) % LANES_T;\n\n    var x0 = fetch_x(t0 + x_t, x_quad);\n    var x1 = fetch_x(t0 + x_t + TILE_T / 2u, x_quad);\n    var w: mat4x4f;\n    if has_unit { w = fetch_weights(n0 + w_n, w_unit); }\n    for (var unit = 0u; unit < params.units; unit += DEPTH) {\n        workgroupBarrier(); // the previous step may still be in use\n        sh[x_quad * TILE_T + slot(x_quad, x_t)] = x0;\n        sh[x_quad * TILE_T + slot(x_quad, x_t + TILE_T / 2u)] = x1;\n        if has_unit {\n            let at = QUADS * TILE_T + 4u * w_unit * TILE_N;\n            sh[at + slot(4u * w_unit, w_n)] = w[0];\n            sh[at + TILE_N + slot(4u * w_unit + 1u, w_n)] = w[1];\n            sh[at + 2u * TILE_N + slot(4u * w_unit + 2u, w_n)] = w[2];\n            sh[at + 3u * TILE_N + slot(4u * w_unit + 3u, w_n)] = w[3];\n        }\n        workgroupBarrier();\n        let next = unit + DEPTH;\n        if next < params.units {\n            x0 = fetch_x(t0 + x_t, 4u * next + x_quad);\n            x1 = fetch_x(t0 + x_t + TILE_T / 2u, 4u * next + x_quad);\n            if has_unit { w = fetch_weights(n0 + w_n, next + w_unit); }\n        }\n        for (var q = part * QUADS / PARTS; q < (part + 1u) * QUADS / PARTS; q += 4u) {\n            accumulate(q, t, n);\n            accumulate(q + 1u, t, n);\n            accumulate(q + 2u, t, n);\n            accumulate(q + 3u, t, n);\n        }\n    }\n\n    if PARTS > 1u {\n        workgroupBarrier();\n        let parts_apart = 4u * LANES_T * LANES_N;\n        let at = part * parts_apart + block;\n        sh[at] = c00[0];\n        sh[at + LANES_T * LANES_N] = c00[1];\n        sh[at + 2u * LANES_T * LANES_N] = c00[2];\n        sh[at + 3u * LANES_T * LANES_N] = c00[3];\n        workgroupBarrier();\n        // ... each part adds up one row of the blocks\n        for (var i = part; i < 4u; i += PARTS) {\n            var sum = vec4f();\n            for (var p = 0u; p < PARTS; p++) { sum += sh[p * parts_apart + i * LANES_T * LANES_N + block]; }\n            put_row(t0 + t + i * LANES_T, n0 + n, sum);\n        }\n    } else {\n        put_quarter(t0 + t, n0 + n, c00);\n        if BLOCK == 8u {\n            put_quarter(t0 + t, n0 + n + 4u * LANES_N, c01);\n            put_quarter(t0 + t + 4u * LANES_T, n0 + n, c10);\n            put_quarter(t0 + t + 4u * LANES_T, n0 + n + 4u * LANES_N, c11);\n        }\n    }\n}\n",
+ "matvec": "// matvec: one token's product with a matrix of any weight type, RMS normalization and gated activation fused.\n//\n//   y[r] = sum_k weights[r][k] * x[k]        with NORM x[k] becomes gain[k] * x[k] / sqrt(mean(x^2) + eps)\n//   out[r] = y[r];  with RESIDUAL out[r] += y[r];  with GATED out[r] = silu(y[r]) * y[rows + r]\n//\n//   weights, scales   [rows][cols], with GATED [2 * rows][cols]: src/core/weight_layout.ts\n//   x      f32  [cols], from quad x_quad on\n//   gain   f32  [cols], read with NORM only\n//   out    f32  [rows], from out_first on\n//\n// A workgroup makes eight sums: eight rows, with GATED four and their partners. Its lanes go along a row a load at a\n// time and keep what they read of x for all eight; x^2 is summed on the way. Columns past the last count as zeros.\n#import reduce\n#import weight_q8_0 // @param WEIGHT\n\nconst WG: u32 = 64u;          // @param lanes per workgroup\nconst NORM: bool = false;     // @param\nconst RESIDUAL: bool = false; // @param\nconst GATED: bool = false;    // @param\n\nstruct Params {\n    rows: u32,\n    units: u32, // of a row\n    quads: u32, // cols / 4\n    x_quad: u32,\n    out_first: u32,\n    eps: f32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(3) var<storage, read> x: array<vec4f>;\n@group(0) @binding(4) var<storage, read> gain: array<vec4f>;\n@group(0) @binding(5) var<storage, read_write> out: array<f32>;\n\nvar<private> sums_a: vec4f;\nvar<private> sums_b: vec4f;\nvar<private> squares: vec4f;\n\nfn x_at(quad: u32) -> vec4f {\n    return select(vec4f(), x[params.x_quad + quad], quad < params.quads);\n}\n\n/// Adds a unit's products; `rows_a` and `rows_b` are the first units of the eight rows.\nfn accumulate(unit: u32, rows_a: vec4u, rows_b: vec4u) {\n    let quad = 4u * unit;\n    var v = mat4x4f(x_at(quad), x_at(quad + 1u), x_at(quad + 2u), x_at(quad + 3u));\n    if NORM {\n        squares += v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];\n        v = mat4x4f(v[0] * gain[quad], v[1] * gain[quad + 1u], v[2] * gain[quad + 2u], v[3] * gain[quad + 3u]);\n    }\n    let a = rows_a + unit;\n    let b = rows_b + unit;\n    sums_a += vec4f(weight_dot(a.x, v), weight_dot(a.y, v), weight_dot(a.z, v), weight_dot(a.w, v));\n    sums_b += vec4f(weight_dot(b.x, v), weight_dot(b.y, v), weight_dot(b.z, v), weight_dot(b.w, v));\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let outs = select(8u, 4u, GATED);\n    let row = wg.x * outs;\n    let mine = params.out_first + row + lane;\n    let writes = lane < outs && row + lane < params.rows;\n    var residual = 0.0;\n    if RESIDUAL && writes { residual = out[mine]; }\n\n    let last = vec4u(params.rows - 1u);\n    let rows_a = min(row + vec4u(0u, 1u, 2u, 3u), last) * params.units;\n    var rows_b = min(row + vec4u(4u, 5u, 6u, 7u), last) * params.units;\n    if GATED { rows_b = rows_a + params.rows * params.units; }\n    for (var i = lane * WEIGHT_UNITS; i < params.units; i += WG * WEIGHT_UNITS) {\n        accumulate(weight_unit(i), rows_a, rows_b);\n        if WEIGHT_UNITS > 1u { accumulate(weight_unit(i + 1u), rows_a, rows_b); }\n        if WEIGHT_UNITS > 2u {\n            accumulate(weight_unit(i + 2u), rows_a, rows_b);\n            accumulate(weight_unit(i + 3u), rows_a, rows_b);\n        }\n    }\n\n    var a = workgroup_sum4(sums_a, lane);\n    var b = workgroup_sum4(sums_b, lane);\n    if NORM {\n        let mean = workgroup_sum(dot(squares, vec4f(1.0)), lane) / (4.0 * f32(params.quads));\n        let norm = inverseSqrt(mean + params.eps);\n        a *= norm;\n        b *= norm;\n    }\n    if GATED { a = a / (1.0 + exp(-a)) * b; }\n    let quad = select(a, b, lane >= 4u);\n    if writes { out[mine] = quad[lane & 3u] + residual; }\n}\n",
+ "parts/codes": "// Packed codes (src/core/pack.ts): codes u32 [blocks][K][bits]; in a block of 32 tokens a field of b bits takes b\n// words, token t at bits [b*t, b*t + b). The importing kernel declares the binding codes: array<u32>.\n\n/// The code of `bits` bits of token `t` (0..31) in the field that starts at word `at`.\nfn code_get(at: u32, bits: u32, t: u32) -> u32 {\n    let bit = t * bits;\n    let word = at + (bit >> 5u);\n    let shift = bit & 31u;\n    var code = codes[word] >> shift;\n    if shift + bits > 32u { code |= codes[word + 1u] << (32u - shift); }\n    return code & ((1u << bits) - 1u);\n}\n",
+ "parts/dot16": "// Sixteen numbers as the columns of a matrix.\n\nfn dot16(a: mat4x4f, b: mat4x4f) -> f32 {\n    let p = a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3];\n    return (p.x + p.y) + (p.z + p.w);\n}\n\nfn sum16(a: mat4x4f) -> f32 {\n    let p = (a[0] + a[1]) + (a[2] + a[3]);\n    return (p.x + p.y) + (p.z + p.w);\n}\n",
+ "parts/heads_1": "// One query head side by side: a lane's numbers of the heads that share its key/value head.\nalias Heads = f32;\nconst HEADS: u32 = 1u;\n\nfn heads_of(x: vec4f) -> Heads {\n    return x.x;\n}\n\nfn heads_all(x: Heads) -> vec4f {\n    return vec4f(x, 0.0, 0.0, 0.0);\n}\n",
+ "parts/heads_2": "// Two query heads side by side: a lane's numbers of the heads that share its key/value head.\nalias Heads = vec2f;\nconst HEADS: u32 = 2u;\n\nfn heads_of(x: vec4f) -> Heads {\n    return x.xy;\n}\n\nfn heads_all(x: Heads) -> vec4f {\n    return vec4f(x, 0.0, 0.0);\n}\n",
+ "parts/heads_3": "// Three query heads side by side: a lane's numbers of the heads that share its key/value head.\nalias Heads = vec3f;\nconst HEADS: u32 = 3u;\n\nfn heads_of(x: vec4f) -> Heads {\n    return x.xyz;\n}\n\nfn heads_all(x: Heads) -> vec4f {\n    return vec4f(x, 0.0);\n}\n",
+ "parts/heads_4": "// Four query heads side by side: a lane's numbers of the heads that share its key/value head.\nalias Heads = vec4f;\nconst HEADS: u32 = 4u;\n\nfn heads_of(x: vec4f) -> Heads {\n    return x;\n}\n\nfn heads_all(x: Heads) -> vec4f {\n    return x;\n}\n",
+ "parts/random": "// Random numbers by counter: four words of bits for every four words of counter, the same on every device\n// (pcg4d: Jarzynski and Olano, \"Hash Functions for GPU Rendering\", 2020). src/ref/random.ts is its twin.\nfn random4(counter: vec4u) -> vec4u {\n    var v = counter * 1664525u + 1013904223u;\n    v.x += v.y * v.w;\n    v.y += v.z * v.x;\n    v.z += v.x * v.y;\n    v.w += v.y * v.z;\n    v ^= v >> vec4u(16u);\n    v.x += v.y * v.w;\n    v.y += v.z * v.x;\n    v.z += v.x * v.y;\n    v.w += v.y * v.z;\n    return v;\n}\n",
  "parts/reduce": "// Sums and maxima over a workgroup of WG lanes (a power of two). Call from uniform flow only.\n// Defines F32_LOWEST, the empty maximum: naga refuses an infinite constant.\nconst F32_LOWEST: f32 = -3.4028234663852886e38;\n\nvar<workgroup> sh_reduce: array<vec4f, WG>;\n\nfn workgroup_sum4(value: vec4f, lane: u32) -> vec4f {\n    workgroupBarrier(); // the previous call may still be reading\n    sh_reduce[lane] = value;\n    for (var stride = WG / 2u; stride > 0u; stride >>= 1u) {\n        workgroupBarrier();\n        if lane < stride { sh_reduce[lane] += sh_reduce[lane + stride]; }\n    }\n    workgroupBarrier();\n    return sh_reduce[0];\n}\n\nfn workgroup_sum(value: f32, lane: u32) -> f32 {\n    return workgroup_sum4(vec4f(value, 0.0, 0.0, 0.0), lane).x;\n}\n\nfn workgroup_max(value: f32, lane: u32) -> f32 {\n    workgroupBarrier();\n    sh_reduce[lane].x = value;\n    for (var stride = WG / 2u; stride > 0u; stride >>= 1u) {\n        workgroupBarrier();\n        if lane < stride { sh_reduce[lane].x = max(sh_reduce[lane].x, sh_reduce[lane + stride].x); }\n    }\n    workgroupBarrier();\n    return sh_reduce[0].x;\n}\n",
- "parts/reduce_subgroup": "// The functions of reduce.wgsl on subgroups: lanes of a subgroup are consecutive, and there are at least four of them.\nconst F32_LOWEST: f32 = -3.4028234663852886e38;\n\nvar<workgroup> sh_reduce: array<vec4f, (WG + 3u) / 4u>;\n\nfn workgroup_sum4(value: vec4f, lane: u32) -> vec4f {\n    let size = subgroupAdd(1u); // lanes present, so a workgroup below the subgroup size works too\n    let part = subgroupAdd(value);\n    if size >= WG { return part; }\n    workgroupBarrier(); // the previous call may still be reading\n    if lane % size == 0u { sh_reduce[lane / size] = part; }\n    workgroupBarrier();\n    var sum = vec4f(0.0);\n    for (var i = 0u; i < WG / size; i++) { sum += sh_reduce[i]; }\n    return sum;\n}\n\nfn workgroup_sum(value: f32, lane: u32) -> f32 {\n    let size = subgroupAdd(1u);\n    let part = subgroupAdd(value);\n    if size >= WG { return part; }\n    workgroupBarrier();\n    if lane % size == 0u { sh_reduce[lane / size].x = part; }\n    workgroupBarrier();\n    var sum = 0.0;\n    for (var i = 0u; i < WG / size; i++) { sum += sh_reduce[i].x; }\n    return sum;\n}\n\nfn workgroup_max(value: f32, lane: u32) -> f32 {\n    let size = subgroupAdd(1u);\n    let part = subgroupMax(value);\n    if size >= WG { return part; }\n    workgroupBarrier();\n    if lane % size == 0u { sh_reduce[lane / size].x = part; }\n    workgroupBarrier();\n    var most = F32_LOWEST;\n    for (var i = 0u; i < WG / size; i++) { most = max(most, sh_reduce[i].x); }\n    return most;\n}\n"
+ "parts/reduce_subgroup": "// The functions of reduce.wgsl on subgroups: lanes of a subgroup are consecutive, and there are at least four of them.\nconst F32_LOWEST: f32 = -3.4028234663852886e38;\n\nvar<workgroup> sh_reduce: array<vec4f, (WG + 3u) / 4u>;\n\nfn workgroup_sum4(value: vec4f, lane: u32) -> vec4f {\n    let size = subgroupAdd(1u); // lanes present, so a workgroup below the subgroup size works too\n    let part = subgroupAdd(value);\n    if size >= WG { return part; }\n    workgroupBarrier(); // the previous call may still be reading\n    if lane % size == 0u { sh_reduce[lane / size] = part; }\n    workgroupBarrier();\n    var sum = vec4f(0.0);\n    for (var i = 0u; i < WG / size; i++) { sum += sh_reduce[i]; }\n    return sum;\n}\n\nfn workgroup_sum(value: f32, lane: u32) -> f32 {\n    let size = subgroupAdd(1u);\n    let part = subgroupAdd(value);\n    if size >= WG { return part; }\n    workgroupBarrier();\n    if lane % size == 0u { sh_reduce[lane / size].x = part; }\n    workgroupBarrier();\n    var sum = 0.0;\n    for (var i = 0u; i < WG / size; i++) { sum += sh_reduce[i].x; }\n    return sum;\n}\n\nfn workgroup_max(value: f32, lane: u32) -> f32 {\n    let size = subgroupAdd(1u);\n    let part = subgroupMax(value);\n    if size >= WG { return part; }\n    workgroupBarrier();\n    if lane % size == 0u { sh_reduce[lane / size].x = part; }\n    workgroupBarrier();\n    var most = F32_LOWEST;\n    for (var i = 0u; i < WG / size; i++) { most = max(most, sh_reduce[i].x); }\n    return most;\n}\n",
+ "parts/rope": "// Rotations as complex numbers, vec2f(re, im). The importing kernel declares PAIRS and the binding\n// rope_table: array<vec2f>  [256 + T/256][PAIRS]  (src/core/rope_table.ts).\n\nfn complex_mul(a: vec2f, b: vec2f) -> vec2f {\n    return vec2f(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x);\n}\n\nfn complex_conj(a: vec2f) -> vec2f {\n    return vec2f(a.x, -a.y);\n}\n\n/// exp(i * position * theta_pair)\nfn rope(position: u32, pair: u32) -> vec2f {\n    let low = rope_table[(position & 255u) * PAIRS + pair];\n    let high = rope_table[(256u + (position >> 8u)) * PAIRS + pair];\n    return complex_mul(low, high);\n}\n",
+ "parts/scores": "// Scores between lanes. A group is TOKEN_LANES consecutive lanes (a power of two, at least four), each with its part of\n// four tokens' scores; a quad is four consecutive lanes, one for each of those tokens. The importing kernel declares\n// Heads, WG, TOKEN_LANES and the scratch sh_heads: array<Heads, 4u * WG>. Call from uniform flow only.\n\nstruct Four {\n    a: Heads,\n    b: Heads,\n    c: Heads,\n    d: Heads,\n}\n\nfn scores_begin() {}\n\n/// The group's sum of the parts that belong to token `lane & 3`.\nfn scores_sum(part: Four, lane: u32) -> Heads {\n    workgroupBarrier(); // the previous call may still be reading\n    sh_heads[4u * lane] = part.a;\n    sh_heads[4u * lane + 1u] = part.b;\n    sh_heads[4u * lane + 2u] = part.c;\n    sh_heads[4u * lane + 3u] = part.d;\n    workgroupBarrier();\n    let first = 4u * (lane & ~(TOKEN_LANES - 1u)) + (lane & 3u);\n    var sum = Heads(0.0);\n    for (var i = 0u; i < TOKEN_LANES; i++) { sum += sh_heads[first + 4u * i]; }\n    return sum;\n}\n\n/// The largest of a quad.\nfn quad_max(x: Heads, lane: u32) -> Heads {\n    let all = quad_all(x, lane);\n    return max(max(all.a, all.b), max(all.c, all.d));\n}\n\n/// All four of a quad.\nfn quad_all(x: Heads, lane: u32) -> Four {\n    workgroupBarrier();\n    sh_heads[lane] = x;\n    workgroupBarrier();\n    let first = lane & ~3u;\n    return Four(sh_heads[first], sh_heads[first + 1u], sh_heads[first + 2u], sh_heads[first + 3u]);\n}\n",
+ "parts/scores_subgroup": "// The functions of scores.wgsl on subgroups: lanes of a subgroup are consecutive, and there are at least four of them.\n// A group wider than a subgroup adds up its subgroups' sums through sh_heads.\n\nstruct Four {\n    a: Heads,\n    b: Heads,\n    c: Heads,\n    d: Heads,\n}\n\nvar<private> subgroup_lanes: u32;\n\n/// Call first.\nfn scores_begin() {\n    subgroup_lanes = subgroupAdd(1u); // lanes present: a workgroup below the subgroup size counts as whole\n}\n\n/// Two folds leave each lane of a quad with one token: lanes that differ in a bit swap halves of what they hold.\nfn scores_sum(part: Four, lane: u32) -> Heads {\n    let odd = (lane & 1u) != 0u;\n    let ab = select(part.a, part.b, odd) + subgroupShuffleXor(select(part.b, part.a, odd), 1u);\n    let cd = select(part.c, part.d, odd) + subgroupShuffleXor(select(part.d, part.c, odd), 1u);\n    let upper = (lane & 2u) != 0u;\n    var sum = select(ab, cd, upper) + subgroupShuffleXor(select(cd, ab, upper), 2u);\n    if subgroup_lanes >= TOKEN_LANES {\n        if TOKEN_LANES > 4u { sum += subgroupShuffleXor(sum, 4u); }\n        if TOKEN_LANES > 8u { sum += subgroupShuffleXor(sum, 8u); }\n        if TOKEN_LANES > 16u { sum += subgroupShuffleXor(sum, 16u); }\n        return sum;\n    }\n    workgroupBarrier(); // the previous call may still be reading\n    sh_heads[lane] = sum;\n    workgroupBarrier();\n    let first = (lane & ~(TOKEN_LANES - 1u)) + (lane & 3u);\n    sum = Heads(0.0);\n    for (var i = 0u; i < TOKEN_LANES; i += 4u) { sum += sh_heads[first + i]; }\n    return sum;\n}\n\nfn quad_max(x: Heads, lane: u32) -> Heads {\n    let pair = max(x, subgroupShuffleXor(x, 1u));\n    return max(pair, subgroupShuffleXor(pair, 2u));\n}\n\nfn quad_all(x: Heads, lane: u32) -> Four {\n    let first = lane & (subgroup_lanes - 1u) & ~3u;\n    return Four(\n        subgroupShuffle(x, first),\n        subgroupShuffle(x, first + 1u),\n        subgroupShuffle(x, first + 2u),\n        subgroupShuffle(x, first + 3u),\n    );\n}\n",
+ "parts/stage_search": "// The words of one stage nearest to each of a block's 32 residuals: the exact argmin, by the separable form\n//\n//   |x - u_a - v_b|^2 = |x|^2 + alpha_a + beta_b + G_ab,   alpha_a = |u_a|^2 - 2<x,u_a>, beta_b likewise,\n//   G_ab = 2<u_a,v_b>                                       (commvq.md 2.2: no codebook of 4096, no distances in memory)\n//\n//   residual  f32  [..][HEAD_DIM][32]   component 2d is pair d's real part, 2d + 1 its imaginary part\n//   table     u32  [rows][PAIRS]        two halves each\n//   gram      f32  a pair stage: |u|^2 [64], |v|^2 [64], G [b][a]; a sub stage: |w|^2 [groups][256] (code_gram.wgsl)\n//\n// The importing kernel declares HEAD_DIM and these bindings as arrays of vec4f, vec4u and vec4f; `tile_at` and\n// `gram_at` count those. It has 64 lanes: lane 4s + q has tokens 4q.. and 16 + 4q.. and of each half words 4s.. .\n// Results are in sh_code from the barrier that ends each search on.\nconst PAIRS: u32 = HEAD_DIM / 2u;\nconst LANES: u32 = 64u;\nconst F32_HIGHEST: f32 = 3.4028234663852886e38;\n\nvar<workgroup> sh_code: array<u32, 32>;\nvar<workgroup> sh_tile: array<vec4f, 512>; // beta [64 b][32 tokens]; or one sum a lane\nvar<workgroup> sh_best: array<vec2f, 512>; // [16 slots][32 tokens]: least value, its word\n\n/// Four pairs of four words: column i is pair i, one entry a word.\nstruct Words {\n    re: mat4x4f,\n    im: mat4x4f,\n}\n\nfn words(rows: vec4u, pair: u32) -> Words {\n    let a = table[(rows.x * PAIRS + pair) >> 2u];\n    let b = table[(rows.y * PAIRS + pair) >> 2u];\n    let c = table[(rows.z * PAIRS + pair) >> 2u];\n    let d = table[(rows.w * PAIRS + pair) >> 2u];\n    let x = turned(a.x, b.x, c.x, d.x);\n    let y = turned(a.y, b.y, c.y, d.y);\n    let z = turned(a.z, b.z, c.z, d.z);\n    let w = turned(a.w, b.w, c.w, d.w);\n    return Words(mat4x4f(x[0], y[0], z[0], w[0]), mat4x4f(x[1], y[1], z[1], w[1]));\n}\n\nfn turned(a: u32, b: u32, c: u32, d: u32) -> mat2x4f {\n    let x = unpack2x16float(a);\n    let y = unpack2x16float(b);\n    let z = unpack2x16float(c);\n    let w = unpack2x16float(d);\n    return mat2x4f(x.x, y.x, z.x, w.x, x.y, y.y, z.y, w.y);\n}\n\n/// Inner products of a lane's residuals with its words of two halves: column j is word j, one entry a token.\nstruct Products {\n    u_low: mat4x4f,\n    u_high: mat4x4f,\n    v_low: mat4x4f,\n    v_high: mat4x4f,\n}\n\nfn outer(x: vec4f, w: vec4f) -> mat4x4f {\n    return mat4x4f(x * w.x, x * w.y, x * w.z, x * w.w);\n}\n\nfn add_component(p: ptr<function, Products>, at: u32, u: vec4f, v: vec4f) {\n    let low = residual[at];\n    let high = residual[at + 4u];\n    (*p).u_low += outer(low, u);\n    (*p).u_high += outer(high, u);\n    (*p).v_low += outer(low, v);\n    (*p).v_high += outer(high, v);\n}\n\n/// Products over pairs [pair, pair + pairs), a multiple of 4, with words from rows `u_row` and `v_row` on.\nfn products(tile_at: u32, u_row: u32, v_row: u32, pair: u32, pairs: u32, lane: u32) -> Products {\n    let four = vec4u(0u, 1u, 2u, 3u) + 4u * (lane >> 2u);\n    var p: Products;\n    for (var d = pair; d < pair + pairs; d += 4u) {\n        let at = tile_at + d * 16u + (lane & 3u);\n        let u = words(u_row + four, d);\n        let v = words(v_row + four, d);\n        add_component(&p, at, u.re[0], v.re[0]);\n        add_component(&p, at + 8u, u.im[0], v.im[0]);\n        add_component(&p, at + 16u, u.re[1], v.re[1]);\n        add_component(&p, at + 24u, u.im[1], v.im[1]);\n        add_component(&p, at + 32u, u.re[2], v.re[2]);\n        add_component(&p, at + 40u, u.im[2], v.im[2]);\n        add_component(&p, at + 48u, u.re[3], v.re[3]);\n        add_component(&p, at + 56u, u.im[3], v.im[3]);\n    }\n    return p;\n}\n\n/// |w|^2 - 2<x,w> of four words: column j is word j, one entry a token.\nfn offsets(norms: vec4f, p: mat4x4f) -> mat4x4f {\n    return mat4x4f(vec4f(norms.x), vec4f(norms.y), vec4f(norms.z), vec4f(norms.w)) - 2.0 * p;\n}\n\n/// The least value so far of four tokens, and its word.\nstruct Best {\n    value: vec4f,\n    word: vec4u,\n}\n\nfn better(best: Best, value: vec4f, word: u32) -> Best {\n    let less = value < best.value;\n    return Best(select(best.value, value, less), select(best.word, vec4u(word), less));\n}\n\nfn better4(best: Best, values: mat4x4f, word: u32) -> Best {\n    let two = better(better(best, values[0], word), values[1], word + 1u);\n    return better(better(two, values[2], word + 2u), values[3], word + 3u);\n}\n\nfn put_best(low: Best, high: Best, lane: u32) {\n    let at = (lane >> 2u) * 32u + 4u * (lane & 3u);\n    sh_best[at] = vec2f(low.value.x, f32(low.word.x));\n    sh_best[at + 1u] = vec2f(low.value.y, f32(low.word.y));\n    sh_best[at + 2u] = vec2f(low.value.z, f32(low.word.z));\n    sh_best[at + 3u] = vec2f(low.value.w, f32(low.word.w));\n    sh_best[at + 16u] = vec2f(high.value.x, f32(high.word.x));\n    sh_best[at + 17u] = vec2f(high.value.y, f32(high.word.y));\n    sh_best[at + 18u] = vec2f(high.value.z, f32(high.word.z));\n    sh_best[at + 19u] = vec2f(high.value.w, f32(high.word.w));\n}\n\n/// The least of token t's 16 slots, the lower word on a tie.\nfn least_slot(t: u32) -> u32 {\n    var best = sh_best[t];\n    for (var slot = 1u; slot < 16u; slot++) {\n        let other = sh_best[slot * 32u + t];\n        if other.x < best.x || (other.x == best.x && other.y < best.y) { best = other; }\n    }\n    return u32(best.y);\n}\n\n/// A pair stage: sh_code[t] = 64 a + b.\nfn nearest_pair(tile_at: u32, row: u32, gram_at: u32, lane: u32) {\n    let q = lane & 3u;\n    let s = lane >> 2u;\n    let p = products(tile_at, row, row + 64u, 0u, PAIRS, lane);\n    let beta_low = offsets(gram[gram_at + 16u + s], p.v_low);\n    let beta_high = offsets(gram[gram_at + 16u + s], p.v_high);\n    workgroupBarrier(); // the previous search may still be reading\n    let to = s * 32u + q;\n    sh_tile[to] = beta_low[0];\n    sh_tile[to + 4u] = beta_high[0];\n    sh_tile[to + 8u] = beta_low[1];\n    sh_tile[to + 12u] = beta_high[1];\n    sh_tile[to + 16u] = beta_low[2];\n    sh_tile[to + 20u] = beta_high[2];\n    sh_tile[to + 24u] = beta_low[3];\n    sh_tile[to + 28u] = beta_high[3];\n    workgroupBarrier();\n\n    let most = vec4f(F32_HIGHEST);\n    var low = mat4x4f(most, most, most, most); // min over b of beta_b + G_ab: column j is a = 4s + j\n    var high = low;\n    for (var b = 0u; b < 64u; b++) {\n        let g = gram[gram_at + 32u + b * 16u + s];\n        let x = sh_tile[b * 8u + q];\n        let y = sh_tile[b * 8u + 4u + q];\n        low[0] = min(low[0], x + g.x);\n        low[1] = min(low[1], x + g.y);\n        low[2] = min(low[2], x + g.z);\n        low[3] = min(low[3], x + g.w);\n        high[0] = min(high[0], y + g.x);\n        high[1] = min(high[1], y + g.y);\n        high[2] = min(high[2], y + g.z);\n        high[3] = min(high[3], y + g.w);\n    }\n    let none = Best(most, vec4u(4u * s));\n    let norms = gram[gram_at + s];\n    put_best(better4(none, offsets(norms, p.u_low) + low, 4u * s), better4(none, offsets(norms, p.u_high) + high, 4u * s), lane);\n    workgroupBarrier();\n\n    // a is known: two lanes a token look for its b\n    let t = lane & 31u;\n    let a = least_slot(t);\n    var least = F32_HIGHEST;\n    var b_least = 0u;\n    for (var b = (lane >> 5u) * 32u; b < (lane >> 5u) * 32u + 32u; b++) {\n        let value = sh_tile[b * 8u + (t >> 2u)][t & 3u] + gram[gram_at + 32u + b * 16u + (a >> 2u)][a & 3u];\n        if value < least {\n            least = value;\n            b_least = b;\n        }\n    }\n    workgroupBarrier();\n    sh_best[lane] = vec2f(least, f32(b_least));\n    workgroupBarrier();\n    if lane < 32u {\n        if sh_best[32u + t].x < least { b_least = u32(sh_best[32u + t].y); }\n        sh_code[t] = 64u * a + b_least;\n    }\n    workgroupBarrier();\n}\n\n/// One group of a sub stage: sh_code[t] = the word of 256.\nfn nearest_word(tile_at: u32, row: u32, gram_at: u32, pair: u32, pairs: u32, lane: u32) {\n    let s = lane >> 2u;\n    var low = Best(vec4f(F32_HIGHEST), vec4u(4u * s));\n    var high = low;\n    for (var word = 0u; word < 256u; word += 128u) {\n        let p = products(tile_at, row + word, row + word + 64u, pair, pairs, lane);\n        let u = gram[gram_at + (word >> 2u) + s];\n        let v = gram[gram_at + (word >> 2u) + 16u + s];\n        low = better4(better4(low, offsets(u, p.u_low), word + 4u * s), offsets(v, p.v_low), word + 64u + 4u * s);\n        high = better4(better4(high, offsets(u, p.u_high), word + 4u * s), offsets(v, p.v_high), word + 64u + 4u * s);\n    }\n    workgroupBarrier(); // the previous search may still be reading\n    put_best(low, high, lane);\n    workgroupBarrier();\n    if lane < 32u { sh_code[lane] = least_slot(lane); }\n    workgroupBarrier();\n}\n\n/// Four residuals less their words: pair i's parts, one entry a token.\nfn rest(x: vec4f, w: vec4f, at: u32, keep: bool) -> vec4f {\n    let r = x - w;\n    if keep { residual[at] = r; }\n    return r * r;\n}\n\n/// Squared length of each token's residual less the words that sh_code names, over pairs [pair, pair + pairs): four\n/// tokens' sums in each lane, of which lanes with equal `lane & 7` hold parts. With `keep`, the residual is replaced.\nfn subtract(tile_at: u32, row: u32, is_pair: bool, pair: u32, pairs: u32, keep: bool, lane: u32) -> vec4f {\n    let quad = lane & 7u;\n    let code = vec4u(sh_code[4u * quad], sh_code[4u * quad + 1u], sh_code[4u * quad + 2u], sh_code[4u * quad + 3u]);\n    var sum = vec4f(0.0);\n    for (var d = pair + 4u * (lane >> 3u); d < pair + pairs; d += 32u) {\n        var w = words(row + select(code, code >> vec4u(6u), is_pair), d);\n        if is_pair {\n            let v = words(row + 64u + (code & vec4u(63u)), d);\n            w.re += v.re;\n            w.im += v.im;\n        }\n        let at = tile_at + d * 16u + quad;\n        sum += rest(residual[at], w.re[0], at, keep) + rest(residual[at + 8u], w.im[0], at + 8u, keep);\n        sum += rest(residual[at + 16u], w.re[1], at + 16u, keep) + rest(residual[at + 24u], w.im[1], at + 24u, keep);\n        sum += rest(residual[at + 32u], w.re[2], at + 32u, keep) + rest(residual[at + 40u], w.im[2], at + 40u, keep);\n        sum += rest(residual[at + 48u], w.re[3], at + 48u, keep) + rest(residual[at + 56u], w.im[3], at + 56u, keep);\n    }\n    return sum;\n}\n",
+ "parts/weight_bf16": "// Weights as the upper halves of f32: 32 bytes a unit of 16. See weight_q8_0.wgsl for what these functions are.\n#import dot16\n\n@group(0) @binding(1) var<storage, read> weights: array<vec4u>;\n@group(0) @binding(2) var<storage, read> scales: array<u32>;\n\nconst WEIGHT_UNITS: u32 = 1u;\n\nfn weight_unit(i: u32) -> u32 {\n    return i;\n}\n\nfn unpack_bf16(words: vec2u) -> vec4f {\n    let even = bitcast<vec2f>(words << vec2u(16u));\n    let odd = bitcast<vec2f>(words & vec2u(0xffff0000u));\n    return vec4f(even.x, odd.x, even.y, odd.y);\n}\n\nfn weight16(unit: u32) -> mat4x4f {\n    let low = weights[2u * unit];\n    let high = weights[2u * unit + 1u];\n    return mat4x4f(unpack_bf16(low.xy), unpack_bf16(low.zw), unpack_bf16(high.xy), unpack_bf16(high.zw));\n}\n\nfn weight_dot(unit: u32, x: mat4x4f) -> f32 {\n    return dot16(weight16(unit), x);\n}\n",
+ "parts/weight_f16": "// Weights in half precision: 32 bytes a unit of 16. See weight_q8_0.wgsl for what these functions are.\n#import dot16\n\n@group(0) @binding(1) var<storage, read> weights: array<vec4u>;\n@group(0) @binding(2) var<storage, read> scales: array<u32>;\n\nconst WEIGHT_UNITS: u32 = 1u;\n\nfn weight_unit(i: u32) -> u32 {\n    return i;\n}\n\nfn weight16(unit: u32) -> mat4x4f {\n    let low = weights[2u * unit];\n    let high = weights[2u * unit + 1u];\n    return mat4x4f(vec4f(unpack2x16float(low.x), unpack2x16float(low.y)),\n        vec4f(unpack2x16float(low.z), unpack2x16float(low.w)),\n        vec4f(unpack2x16float(high.x), unpack2x16float(high.y)),\n        vec4f(unpack2x16float(high.z), unpack2x16float(high.w)));\n}\n\nfn weight_dot(unit: u32, x: mat4x4f) -> f32 {\n    return dot16(weight16(unit), x);\n}\n",
+ "parts/weight_f32": "// Weights as f32: 64 bytes a unit of 16. See weight_q8_0.wgsl for what these functions are.\n#import dot16\n\n@group(0) @binding(1) var<storage, read> weights: array<vec4u>;\n@group(0) @binding(2) var<storage, read> scales: array<u32>;\n\nconst WEIGHT_UNITS: u32 = 1u;\n\nfn weight_unit(i: u32) -> u32 {\n    return i;\n}\n\nfn weight16(unit: u32) -> mat4x4f {\n    let at = 4u * unit;\n    return mat4x4f(bitcast<vec4f>(weights[at]), bitcast<vec4f>(weights[at + 1u]), bitcast<vec4f>(weights[at + 2u]),\n        bitcast<vec4f>(weights[at + 3u]));\n}\n\nfn weight_dot(unit: u32, x: mat4x4f) -> f32 {\n    return dot16(weight16(unit), x);\n}\n",
+ "parts/weight_q4_0": "// Weights in blocks of 32 nibbles with a scale, w = d (q - 8): the low nibbles of 16 bytes are a unit, the high ones the\n// next. See weight_q8_0.wgsl for what these functions are.\n#import dot16\n\n@group(0) @binding(1) var<storage, read> weights: array<vec4u>;\n@group(0) @binding(2) var<storage, read> scales: array<u32>;\n\nconst WEIGHT_UNITS: u32 = 2u;\n\nfn weight_unit(i: u32) -> u32 {\n    return i;\n}\n\nfn nibbles_of(unit: u32) -> mat4x4f {\n    let q = (weights[unit >> 1u] >> vec4u((unit & 1u) << 2u)) & vec4u(0x0f0f0f0fu);\n    return mat4x4f(vec4f(unpack4xU8(q.x)), vec4f(unpack4xU8(q.y)), vec4f(unpack4xU8(q.z)), vec4f(unpack4xU8(q.w)));\n}\n\nfn scale_of(unit: u32) -> f32 {\n    return unpack2x16float(scales[unit >> 2u] >> ((unit & 2u) << 3u)).x;\n}\n\nfn weight16(unit: u32) -> mat4x4f {\n    let eight = vec4f(8.0);\n    return scale_of(unit) * (nibbles_of(unit) - mat4x4f(eight, eight, eight, eight));\n}\n\nfn weight_dot(unit: u32, x: mat4x4f) -> f32 {\n    return scale_of(unit) * (dot16(nibbles_of(unit), x) - 8.0 * sum16(x));\n}\n",
+ "parts/weight_q4_k": "// Weights in blocks of 256 nibbles, w = d s q - e m, with a 6-bit scale s and minimum m for every 32 of them. A block is\n// nine words of 16 bytes: d, e and the packed s and m; then low nibbles for 32 weights and high ones for the next 32,\n// four times. See weight_q8_0.wgsl for what these functions are.\n#import dot16\n\n@group(0) @binding(1) var<storage, read> weights: array<vec4u>;\n@group(0) @binding(2) var<storage, read> scales: array<u32>;\n\nconst WEIGHT_UNITS: u32 = 2u;\n\nfn weight_unit(i: u32) -> u32 {\n    return (i & ~3u) | ((i & 1u) << 1u) | ((i >> 1u) & 1u);\n}\n\nfn nibbles_of(unit: u32) -> mat4x4f {\n    let word = weights[(unit >> 4u) * 9u + 1u + ((unit >> 1u) & 6u) + (unit & 1u)];\n    let q = (word >> vec4u((unit & 2u) << 1u)) & vec4u(0x0f0f0f0fu);\n    return mat4x4f(vec4f(unpack4xU8(q.x)), vec4f(unpack4xU8(q.y)), vec4f(unpack4xU8(q.z)), vec4f(unpack4xU8(q.w)));\n}\n\n/// d s and e m.\nfn scale_of(unit: u32) -> vec2f {\n    let head = weights[(unit >> 4u) * 9u];\n    let upper = (unit & 8u) != 0u; // the last four of the eight keep their upper two bits with the first four\n    let low = select(head.yz, vec2u(head.w, head.w >> 4u) & vec2u(0x0f0f0f0fu), upper);\n    let high = select(vec2u(), (head.yz >> vec2u(2u)) & vec2u(0x30303030u), upper);\n    let packed = ((low | high) >> vec2u((unit & 6u) << 2u)) & vec2u(63u);\n    return unpack2x16float(head.x) * vec2f(packed);\n}\n\nfn weight16(unit: u32) -> mat4x4f {\n    let scale = scale_of(unit);\n    let least = vec4f(scale.y);\n    return scale.x * nibbles_of(unit) - mat4x4f(least, least, least, least);\n}\n\nfn weight_dot(unit: u32, x: mat4x4f) -> f32 {\n    let scale = scale_of(unit);\n    return scale.x * dot16(nibbles_of(unit), x) - scale.y * sum16(x);\n}\n",
+ "parts/weight_q6_k": "// Weights in blocks of 256 numbers of 6 bits, w = d s (q - 32), with an 8-bit scale s for every 16 of them. A block is\n// thirteen words of 16 bytes: eight of low nibbles, four of high pairs of bits, and the scales; the two halves of a\n// block are alike, and in a half the nibbles of a byte are 64 weights apart, the pairs of bits 32. See weight_q8_0.wgsl\n// for what these functions are.\n#import dot16\n\n@group(0) @binding(1) var<storage, read> weights: array<vec4u>;\n@group(0) @binding(2) var<storage, read> scales: array<u32>;\n\nconst WEIGHT_UNITS: u32 = 4u;\n\nfn weight_unit(i: u32) -> u32 {\n    return (i & ~7u) | ((i & 3u) << 1u) | ((i >> 2u) & 1u);\n}\n\nfn six_bits_of(unit: u32) -> mat4x4f {\n    let block = (unit >> 4u) * 13u;\n    let half = (unit >> 3u) & 1u;\n    let low = (weights[block + 4u * half + (unit & 3u)] >> vec4u(unit & 4u)) & vec4u(0x0f0f0f0fu);\n    let high = (weights[block + 8u + 2u * half + (unit & 1u)] >> vec4u(unit & 6u)) & vec4u(0x03030303u);\n    let q = low | (high << vec4u(4u));\n    return mat4x4f(vec4f(unpack4xU8(q.x)), vec4f(unpack4xU8(q.y)), vec4f(unpack4xU8(q.z)), vec4f(unpack4xU8(q.w)));\n}\n\n/// d s\nfn scale_of(unit: u32) -> f32 {\n    let block = unit >> 4u;\n    let words = weights[block * 13u + 12u];\n    let pair = select(words.xy, words.zw, (unit & 8u) != 0u);\n    let word = select(pair.x, pair.y, (unit & 4u) != 0u);\n    let s = extractBits(bitcast<i32>(word), (unit & 3u) << 3u, 8u);\n    return unpack2x16float(scales[block >> 1u] >> ((block & 1u) << 4u)).x * f32(s);\n}\n\nfn weight16(unit: u32) -> mat4x4f {\n    let middle = vec4f(32.0);\n    return scale_of(unit) * (six_bits_of(unit) - mat4x4f(middle, middle, middle, middle));\n}\n\nfn weight_dot(unit: u32, x: mat4x4f) -> f32 {\n    return scale_of(unit) * (dot16(six_bits_of(unit), x) - 32.0 * sum16(x));\n}\n",
+ "parts/weight_q8_0": "// Weights in blocks of 32 bytes with a scale: 16 bytes a unit of 16. Layouts: src/core/weight_layout.ts.\n//\n// Every weight_* part declares these bindings and functions. Units are counted through the matrix, row after row.\n#import dot16\n\n@group(0) @binding(1) var<storage, read> weights: array<vec4u>;\n@group(0) @binding(2) var<storage, read> scales: array<u32>;\n\n/// Units that one load brings. A lane takes them together: they are weight_unit(i) for that many consecutive i.\nconst WEIGHT_UNITS: u32 = 1u;\n\n/// The i-th unit in the order of loads.\nfn weight_unit(i: u32) -> u32 {\n    return i;\n}\n\nfn bytes_of(unit: u32) -> mat4x4f {\n    let q = weights[unit];\n    return mat4x4f(vec4f(unpack4xI8(q.x)), vec4f(unpack4xI8(q.y)), vec4f(unpack4xI8(q.z)), vec4f(unpack4xI8(q.w)));\n}\n\nfn scale_of(unit: u32) -> f32 {\n    return unpack2x16float(scales[unit >> 2u] >> ((unit & 2u) << 3u)).x;\n}\n\n/// The 16 weights of a unit, in order.\nfn weight16(unit: u32) -> mat4x4f {\n    return scale_of(unit) * bytes_of(unit);\n}\n\n/// Their inner product with 16 numbers.\nfn weight_dot(unit: u32, x: mat4x4f) -> f32 {\n    return scale_of(unit) * dot16(bytes_of(unit), x);\n}\n",
+ "rms_norm": "// rms_norm: scale each token to a root mean square of 1, then each channel by its gain.\n//\n//   out[t][h] = x[t][h] / sqrt(mean_h x[t][h]^2 + eps) * gain[h]\n//\n//   x, out  f32  [T][H]   H a multiple of 4\n//   gain    f32  [H]\n//\n// One workgroup per token, a lane per quads of channels. A token of zeros stays zeros.\n#import reduce\n\nconst WG: u32 = 256u; // @param lanes per workgroup\n\nstruct Params {\n    quads: u32, // H / 4\n    eps: f32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> x: array<vec4f>;\n@group(0) @binding(2) var<storage, read> gain: array<vec4f>;\n@group(0) @binding(3) var<storage, read_write> out: array<vec4f>;\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let first = wg.x * params.quads;\n    var square = 0.0;\n    for (var i = lane; i < params.quads; i += WG) {\n        let quad = x[first + i];\n        square += dot(quad, quad);\n    }\n    let mean = workgroup_sum(square, lane) / f32(4u * params.quads);\n    let scale = 1.0 / sqrt(mean + params.eps);\n    for (var i = lane; i < params.quads; i += WG) { out[first + i] = x[first + i] * scale * gain[i]; }\n}\n",
+ "rope_store": "// rope_store: rotate a chunk's queries and keys to their positions, and put keys and values into the exact cache.\n//\n//   q[t][h]          = rope(position + t) * qkv[t][h] / sqrt(HEAD_DIM)\n//   keys[k][slot+t]   = rope(position + t) * qkv[t][Q_HEADS + k]      (not rotated unless ROTATE_KEYS)\n//   values[k][slot+t] = qkv[t][Q_HEADS + KV_HEADS + k]\n//\n//   qkv         f32    [T][(Q_HEADS + 2 KV_HEADS) * HEAD_DIM]\n//   rope_table  vec2f  [256 + context/256][PAIRS]\n//   q           f32    [T][Q_HEADS][HEAD_DIM]\n//   keys        f16    [KV_HEADS][capacity][HEAD_DIM], packed in pairs; values likewise\n//\n// Pair d of a head is its channels d and d + PAIRS. A lane takes four pairs of one head: workgroups cover a token's\n// heads along x, tokens along y, and along z where y is full. What half precision cannot hold is clamped to its largest.\n#import rope\n\nconst WG: u32 = 64u;              // @param lanes per workgroup\nconst HEAD_DIM: u32 = 128u;       // @param channels per head, a multiple of 8\nconst Q_HEADS: u32 = 32u;         // @param query heads\nconst KV_HEADS: u32 = 8u;         // @param key/value heads\nconst ROTATE_KEYS: bool = true;   // @param keys go into the cache after their rotation\nconst PAIRS: u32 = HEAD_DIM / 2u;\nconst HEADS: u32 = Q_HEADS + 2u * KV_HEADS;\nconst QUADS: u32 = PAIRS / 4u;    // vec4f in half a head\nconst F16_HIGHEST: f32 = 65504.0;\n\nstruct Params {\n    tokens: u32,\n    position: u32, // of the first token\n    slot: u32,     // of the first token\n    capacity: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> qkv: array<vec4f>;\n@group(0) @binding(2) var<storage, read> rope_table: array<vec2f>;\n@group(0) @binding(3) var<storage, read_write> q: array<vec4f>;\n@group(0) @binding(4) var<storage, read_write> keys: array<vec2u>;\n@group(0) @binding(5) var<storage, read_write> values: array<vec2u>;\n\nfn pack(x: vec4f) -> vec2u {\n    let held = clamp(x, vec4f(-F16_HIGHEST), vec4f(F16_HIGHEST));\n    return vec2u(pack2x16float(held.xy), pack2x16float(held.zw));\n}\n\n@compute @workgroup_size(WG)\nfn main(\n    @builtin(workgroup_id) wg: vec3u,\n    @builtin(num_workgroups) grid: vec3u,\n    @builtin(local_invocation_index) lane: u32,\n) {\n    let item = wg.x * WG + lane;\n    let head = item / QUADS;\n    let quad = item % QUADS;\n    let token = wg.y + wg.z * grid.y;\n    if head >= HEADS || token >= params.tokens { return; }\n\n    let at = (token * HEADS + head) * 2u * QUADS + quad;\n    var re = qkv[at];\n    var im = qkv[at + QUADS];\n    if head < Q_HEADS || (ROTATE_KEYS && head < Q_HEADS + KV_HEADS) {\n        let a = rope(params.position + token, 4u * quad);\n        let b = rope(params.position + token, 4u * quad + 1u);\n        let c = rope(params.position + token, 4u * quad + 2u);\n        let d = rope(params.position + token, 4u * quad + 3u);\n        let cosine = vec4f(a.x, b.x, c.x, d.x);\n        let sine = vec4f(a.y, b.y, c.y, d.y);\n        let turned = re * cosine - im * sine;\n        im = re * sine + im * cosine;\n        re = turned;\n    }\n    if head < Q_HEADS {\n        let scale = 1.0 / sqrt(f32(HEAD_DIM));\n        let to = (token * Q_HEADS + head) * 2u * QUADS + quad;\n        q[to] = re * scale;\n        q[to + QUADS] = im * scale;\n    } else if head < Q_HEADS + KV_HEADS {\n        let to = ((head - Q_HEADS) * params.capacity + params.slot + token) * 2u * QUADS + quad;\n        keys[to] = pack(re);\n        keys[to + QUADS] = pack(im);\n    } else {\n        let to = ((head - Q_HEADS - KV_HEADS) * params.capacity + params.slot + token) * 2u * QUADS + quad;\n        values[to] = pack(re);\n        values[to + QUADS] = pack(im);\n    }\n}\n",
+ "sample": "// sample: choose the next token from its logits.\n//\n//   y_i    = penalized_i + bias_i,  penalized_i = logit_i / r where it is above 0, logit_i * r elsewhere, for tokens seen\n//   kept   = the topK largest y; of these the largest that hold topP of their mass, at least one, under\n//            softmax(y / temperature); of these all with y - max y >= margin, margin = temperature * log(minP)\n//   token  = argmax over kept of y_i - temperature * log(e_i),  e_i exponential deviates: a draw from\n//            softmax(y / temperature) over kept (Gumbel-max); at temperature 0 the largest y. The lowest id wins ties\n//   record = token, y_token - log(sum_i exp(y_i)): its log-probability before temperature and truncation\n//\n//   logits    f32    [V]\n//   bias      f32    [V]           added where params.biased is 1, else not read\n//   seen      u32    [V / 32]      bit i of the row: token i has occurred; PICK sets the chosen token's\n//   partials  vec4f  [2][G]        of a workgroup's tokens: max y, sum exp(y - max), best draw, its id\n//   sums      f32    [2][G][16]    of a workgroup's tokens: what a search pass's 16 candidates hold\n//   state     vec4u  [16]          as known before each search pass: thresholds by count and by mass; as bits of f32, the\n//                                  mass kept by count, max y\n//   tokens    u32    [N]           the chosen id goes to params.index\n//   record    u32    [2]\n//\n// SCAN, G workgroups: a lane does four tokens. NARROW, G workgroups: one of eight passes by count, then one of eight by\n// mass; each settles four bits of the threshold, a key that orders like its f32, so that it is exact: equal logits stay\n// or go together. Every workgroup settles the pass before by itself, from the same sums in the same order. Then SCAN\n// again with params.truncated. PICK, one workgroup, folds the partials. What is not a number at all is undefined;\n// infinities count as the largest and lowest f32, so if every token is banned token 0 comes out.\n#import reduce\n#import random\n\nconst WG: u32 = 256u;    // @param lanes per workgroup, a multiple of 16\nconst STAGE: u32 = 0u;   // @param\nconst SCAN: u32 = 0u;\nconst NARROW: u32 = 1u;\nconst PICK: u32 = 2u;\nconst F32_MOST: f32 = 3.4028234663852886e38;\n\nstruct Params {\n    vocab: u32,       // V\n    groups: u32,      // G\n    biased: u32,\n    penalty: f32,     // r\n    temperature: f32,\n    top_k: f32,\n    top_p: f32,\n    margin: f32,\n    truncated: u32,\n    counted: u32,     // search passes by count: 0 or 8\n    pass_index: u32,  // of NARROW; of the second SCAN, how many there were\n    seed: u32,\n    step: u32,\n    index: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> logits: array<vec4f>;\n@group(0) @binding(2) var<storage, read> bias: array<vec4f>;\n@group(0) @binding(3) var<storage, read_write> seen: array<u32>;\n@group(0) @binding(4) var<storage, read_write> partials: array<vec4f>;\n@group(0) @binding(5) var<storage, read_write> sums: array<f32>;\n@group(0) @binding(6) var<storage, read_write> state: array<vec4u>;\n@group(0) @binding(7) var<storage, read_write> tokens: array<u32>;\n@group(0) @binding(8) var<storage, read_write> record: array<u32>;\n\nvar<workgroup> sh_fold: array<f32, WG>;\nvar<workgroup> sh_weights: array<vec4f, WG>;\nvar<workgroup> sh_digits: array<vec4u, WG>;\n\nfn ids_of(quad: u32) -> vec4u {\n    return 4u * quad + vec4u(0u, 1u, 2u, 3u);\n}\n\n/// y of four tokens; those past the vocabulary have the lowest.\nfn processed(quad: u32) -> vec4f {\n    let inside = ids_of(quad) < vec4u(params.vocab);\n    if !inside.x { return vec4f(F32_LOWEST); }\n    var y = logits[quad];\n    if params.penalty != 1.0 {\n        let bits = vec4u(seen[quad >> 3u] >> (4u * (quad & 7u))) & vec4u(1u, 2u, 4u, 8u);\n        let penalized = select(y * params.penalty, y / params.penalty, y > vec4f());\n        y = select(y, penalized, bits != vec4u());\n    }\n    if params.biased != 0u { y += bias[quad]; }\n    return select(vec4f(F32_LOWEST), clamp(y, vec4f(F32_LOWEST), vec4f(F32_MOST)), inside);\n}\n\n/// Unsigned numbers in the order of y; both zeros are one.\nfn keys_of(y: vec4f) -> vec4u {\n    let bits = bitcast<vec4u>(y);\n    let whole = select(bits, vec4u(), bits == vec4u(0x80000000u));\n    return select(whole | vec4u(0x80000000u), ~whole, whole >= vec4u(0x80000000u));\n}\n\n/// -log(e) for exponential deviates e = -log(1 - u). u keeps its relative precision near 0, where winners come from.\nfn gumbel(quad: u32) -> vec4f {\n    let words = vec4f(random4(vec4u(quad, params.step, params.seed, 2u)));\n    let u = min((words + 0.5) * 2.3283064365386963e-10, vec4f(0.99999994));\n    let series = u + u * u * (0.5 + u * (0.33333333 + 0.25 * u)); // a GPU's log is only absolutely accurate near 1\n    return -log(select(-log(1.0 - u), series, u < vec4f(0.015625)));\n}\n\n/// max y over the vocabulary, from the first SCAN.\nfn most_of_all(lane: u32) -> f32 {\n    var most = F32_LOWEST;\n    for (var g = lane; g < params.groups; g += WG) { most = max(most, partials[g].x); }\n    return workgroup_max(most, lane);\n}\n\n/// Sum over the parts of the workgroup of candidate `lane & 15`: a part is 16 lanes, one for each candidate.\nfn fold(value: f32, lane: u32) -> f32 {\n    workgroupBarrier(); // the previous call may still be reading\n    sh_fold[lane] = value;\n    workgroupBarrier();\n    var sum = 0.0;\n    for (var i = lane & 15u; i < WG; i += 16u) { sum += sh_fold[i]; }\n    return sum;\n}\n\n/// The thresholds as the passes before params.pass_index settle them.\nfn settled(lane: u32) -> vec4u {\n    if params.pass_index == 0u { return vec4u(0u, 0u, 0u, bitcast<u32>(most_of_all(lane))); }\n    let last = params.pass_index - 1u;\n    var found = state[last];\n    var sum = 0.0;\n    for (var g = lane >> 4u; g < params.groups; g += WG / 16u) {\n        sum += sums[((last & 1u) * params.groups + g) * 16u + (lane & 15u)];\n    }\n    let total = fold(sum, lane);\n    workgroupBarrier();\n    sh_fold[lane] = total;\n    workgroupBarrier();\n    var need = params.top_k;\n    if last >= params.counted {\n        if last == params.counted { found.z = bitcast<u32>(sh_fold[0]); }\n        need = params.top_p * bitcast<f32>(found.z);\n    }\n    // Sums fall from candidate to candidate, and the first is what the passes before have reached.\n    var digit = 0u;\n    for (var j = 1u; j < 16u; j++) { digit += select(0u, 1u, sh_fold[j] >= need); }\n    let bits = digit << (28u - 4u * (last & 7u));\n    if last >= params.counted { found.y |= bits; } else { found.x |= bits; }\n    return found;\n}\n\nfn narrow(group: u32, lane: u32) {\n    let found = settled(lane);\n    if group == 0u && lane == 0u { state[params.pass_index] = found; }\n    let by_mass = params.pass_index >= params.counted;\n    let quad = group * WG + lane;\n    let y = processed(quad);\n    let keys = keys_of(y);\n    let least = select(found.x, found.y, by_mass);\n    var kept = (ids_of(quad) < vec4u(params.vocab)) & (keys >= vec4u(least));\n    var weights = vec4f(1.0);\n    if by_mass {\n        weights = exp((y - bitcast<f32>(found.w)) / params.temperature);\n        kept = kept & (keys >= vec4u(found.x));\n    }\n    sh_weights[lane] = select(vec4f(), weights, kept);\n    sh_digits[lane] = (keys - least) >> vec4u(28u - 4u * (params.pass_index & 7u));\n    workgroupBarrier();\n    // A lane has a candidate, and adds up its part's tokens at or above it.\n    let candidate = vec4u(lane & 15u);\n    var sum = vec4f();\n    for (var i = lane & ~15u; i < (lane | 15u) + 1u; i++) {\n        sum += select(vec4f(), sh_weights[i], sh_digits[i] >= candidate);\n    }\n    let total = fold(dot(sum, vec4f(1.0)), lane);\n    if lane < 16u { sums[((params.pass_index & 1u) * params.groups + group) * 16u + lane] = total; }\n}\n\nfn scan(group: u32, lane: u32) {\n    let quad = group * WG + lane;\n    let ids = ids_of(quad);\n    let y = processed(quad);\n    var kept = ids < vec4u(params.vocab);\n    let m = workgroup_max(max(max(y.x, y.y), max(y.z, y.w)), lane);\n    let s = workgroup_sum(dot(select(vec4f(), exp(y - m), kept), vec4f(1.0)), lane);\n\n    if params.truncated != 0u {\n        let found = settled(lane);\n        kept = kept & (keys_of(y) >= vec4u(max(found.x, found.y)));\n        kept = kept & (y - bitcast<f32>(found.w) >= vec4f(params.margin));\n    }\n    var draw = y;\n    if params.temperature > 0.0 { draw += params.temperature * gumbel(quad); }\n    draw = select(vec4f(F32_LOWEST), max(draw, vec4f(F32_LOWEST)), kept);\n    let best = workgroup_max(max(max(draw.x, draw.y), max(draw.z, draw.w)), lane);\n    let first = select(vec4f(F32_LOWEST), -vec4f(ids), draw == vec4f(best)); // ids are below 2^24\n    let id = -workgroup_max(max(max(first.x, first.y), max(first.z, first.w)), lane);\n    if lane == 0u { partials[params.truncated * params.groups + group] = vec4f(m, s, best, id); }\n}\n\nfn pick(lane: u32) {\n    let first = params.truncated * params.groups;\n    var m_lane = F32_LOWEST;\n    var best_lane = F32_LOWEST;\n    for (var g = lane; g < params.groups; g += WG) {\n        m_lane = max(m_lane, partials[first + g].x);\n        best_lane = max(best_lane, partials[first + g].z);\n    }\n    let m = workgroup_max(m_lane, lane);\n    let best = workgroup_max(best_lane, lane);\n    var s_lane = 0.0;\n    var id_lane = F32_LOWEST;\n    for (var g = lane; g < params.groups; g += WG) {\n        let part = partials[first + g];\n        s_lane += part.y * exp(part.x - m);\n        if part.z == best { id_lane = max(id_lane, -part.w); }\n    }\n    let s = workgroup_sum(s_lane, lane);\n    let id = u32(-workgroup_max(id_lane, lane));\n    if lane == 0u {\n        let y = processed(id >> 2u);\n        let logprob = (y[id & 3u] - m) - log(s);\n        tokens[params.index] = id;\n        record[0] = id;\n        record[1] = bitcast<u32>(logprob);\n        seen[id >> 5u] |= 1u << (id & 31u);\n    }\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    if STAGE == SCAN { scan(wg.x, lane); }\n    if STAGE == NARROW { narrow(wg.x, lane); }\n    if STAGE == PICK { pick(lane); }\n}\n",
+ "score_rows": "// score_rows: judge each row of logits against the token that came.\n//\n//   top = argmax_i x_i (the lowest of equals),  lse = log sum_i exp(x_i),  nll = lse - x_target\n//\n//   logits   f32    [T][V]\n//   targets  u32    [T]      ids below V\n//   scores   vec4u  [T]      top; as bits of f32: x_top, lse, nll\n//\n// One workgroup per row, which is read once: a lane keeps the largest of what it has seen and a sum relative to it.\n// nll comes from differences to x_top, so that it is as accurate near 0 as anywhere. Logits are finite or -inf, a token\n// that cannot be, whose nll is infinite; a row has a finite one.\n#import reduce\n\nconst WG: u32 = 256u; // @param lanes per workgroup\n\nstruct Params {\n    vocab: u32,\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> logits: array<f32>;\n@group(0) @binding(2) var<storage, read> targets: array<u32>;\n@group(0) @binding(3) var<storage, read_write> scores: array<vec4u>;\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let first = wg.x * params.vocab;\n    var m_lane = F32_LOWEST;\n    var s_lane = 0.0;\n    var top_lane = f32(lane); // ids are below 2^24\n    for (var i = lane; i < params.vocab; i += WG) {\n        let x = logits[first + i];\n        if x > m_lane {\n            s_lane = s_lane * exp(m_lane - x) + 1.0;\n            m_lane = x;\n            top_lane = f32(i);\n        } else { s_lane += exp(x - m_lane); }\n    }\n    let m = workgroup_max(m_lane, lane);\n    let top = -workgroup_max(select(F32_LOWEST, -top_lane, m_lane == m), lane);\n    let s = workgroup_sum(s_lane * exp(m_lane - m), lane);\n    if lane == 0u {\n        let nll = (m - logits[first + targets[wg.x]]) + log(s);\n        scores[wg.x] = vec4u(u32(top), bitcast<vec3u>(vec3f(m, m + log(s), nll)));\n    }\n}\n",
+ "unit_norm": "// unit_norm: read a direction off the sum of codewords, give it the token's scale, and judge it.\n//\n//   n = |v|,  u = v / (n + EPS),  error_f = p scale_f (u_f - y_f),  s = p / (n + EPS)\n//   y = normed * deviation + mean: the token's own direction (layer_norm)\n//\n//   normed  f32    [L][T][F]\n//   stats   vec4f  [L][T]         p, mean, deviation, weight\n//   scale   f32    [L][F]\n//   v       f32    [L][T][F]      BACKWARD: becomes the gradient of weight/2 * |error|^2\n//   scales  f16    [L][T]         s, which decoding multiplies v and scale_f by; in pairs, the even token low\n//   errors  vec2f  [L][T]         |error|^2 and |p scale y|^2. Without BACKWARD of s as it is stored, in f16\n//\n// One workgroup per two tokens, so that it writes a whole word of scales. Where v is 0, so are its gradient and the\n// answer.\n#import reduce\n\nconst WG: u32 = 32u;        // @param lanes per workgroup\nconst FEATURES: u32 = 256u;   // @param F, a multiple of 4\nconst BACKWARD: bool = false; // @param\nconst QUADS: u32 = FEATURES / 4u;\nconst EPS: f32 = 1e-6;\n\nstruct Params {\n    tokens: u32, // T\n    count: u32,  // L T\n}\n@group(0) @binding(0) var<uniform> params: Params;\n@group(0) @binding(1) var<storage, read> normed: array<vec4f>;\n@group(0) @binding(2) var<storage, read> stats: array<vec4f>;\n@group(0) @binding(3) var<storage, read> scale: array<vec4f>;\n@group(0) @binding(4) var<storage, read_write> v: array<vec4f>;\n@group(0) @binding(5) var<storage, read_write> scales: array<u32>;\n@group(0) @binding(6) var<storage, read_write> errors: array<vec2f>;\n\n/// The nearest number that f16 has, ties to even. By its bits, since a compiler cancels unpacking against packing (one\n/// did, on an H200). Below the least normal f16, 6e-5, it is packing that rounds.\nfn to_f16(s: f32) -> f32 {\n    let bits = bitcast<u32>(s);\n    return bitcast<f32>((bits + 0xfffu + ((bits >> 13u) & 1u)) & 0xffffe000u);\n}\n\n/// Does one token, in uniform flow, and returns its s, rounded.\nfn judge(token: u32, lane: u32) -> f32 {\n    let stat = stats[token];\n    let channels = token / params.tokens * QUADS;\n    var square = 0.0;\n    for (var i = lane; i < QUADS; i += WG) {\n        let row = v[token * QUADS + i];\n        square += dot(row, row);\n    }\n    let n = sqrt(workgroup_sum(square, lane));\n    let inverse = 1.0 / (n + EPS);\n    let s = stat.x * inverse;\n    let stored = select(to_f16(s), s, BACKWARD);\n\n    // With e = error and du = weight p scale e:  dv = (du - (u . du) v / n) / (n + EPS)\n    var sums = vec4f();\n    for (var i = lane; i < QUADS; i += WG) {\n        let at = token * QUADS + i;\n        let unit = stat.x * scale[channels + i];\n        let exact = unit * (normed[at] * stat.z + stat.y);\n        let error = stored * scale[channels + i] * v[at] - exact;\n        sums += vec4f(dot(error, error), dot(exact, exact), dot(v[at], unit * error), 0.0);\n    }\n    let total = workgroup_sum4(sums, lane);\n    if BACKWARD {\n        let along = select(0.0, total.z * inverse / n, n > 0.0);\n        for (var i = lane; i < QUADS; i += WG) {\n            let at = token * QUADS + i;\n            let unit = stat.x * scale[channels + i];\n            let error = s * scale[channels + i] * v[at] - unit * (normed[at] * stat.z + stat.y);\n            v[at] = select(0.0, stat.w * inverse, n > 0.0) * (unit * error - along * v[at]);\n        }\n    }\n    if lane == 0u { errors[token] = total.xy; }\n    return to_f16(s);\n}\n\n@compute @workgroup_size(WG)\nfn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {\n    let first = judge(2u * wg.x, lane);\n    var second = 0.0;\n    if 2u * wg.x + 1u < params.count { second = judge(2u * wg.x + 1u, lane); }\n    if lane == 0u { scales[wg.x] = pack2x16float(vec2f(first, second)); }\n}\n"
 };
+
+export const adamw = {
+ "name": "adamw",
+ "params": {
+  "quads": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "slabs": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "rate": {
+   "offset": 8,
+   "type": "f32"
+  },
+  "decay": {
+   "offset": 12,
+   "type": "f32"
+  },
+  "beta1": {
+   "offset": 16,
+   "type": "f32"
+  },
+  "beta2": {
+   "offset": 20,
+   "type": "f32"
+  },
+  "correction1": {
+   "offset": 24,
+   "type": "f32"
+  },
+  "correction2": {
+   "offset": 28,
+   "type": "f32"
+  }
+ },
+ "bindings": {
+  "parameters": {
+   "binding": 1,
+   "access": "write"
+  },
+  "gradients": {
+   "binding": 2,
+   "access": "read"
+  },
+  "mean": {
+   "binding": 3,
+   "access": "write"
+  },
+  "square": {
+   "binding": 4,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256
+ }
+} as const;
+
+export const attn_decode = {
+ "name": "attn_decode",
+ "params": {
+  "start": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "seen": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "state": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "capacity": {
+   "offset": 12,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "q": {
+   "binding": 1,
+   "access": "read"
+  },
+  "keys": {
+   "binding": 2,
+   "access": "read"
+  },
+  "values": {
+   "binding": 3,
+   "access": "read"
+  },
+  "partialO": {
+   "binding": 4,
+   "access": "write"
+  },
+  "partialMd": {
+   "binding": 5,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "HEADS_PART": "heads_4",
+  "CHUNK_LANES": 64,
+  "CHUNKS": 1,
+  "TOKEN_LANES": 16,
+  "HEAD_DIM": 128,
+  "GROUP": 4
+ }
+} as const;
 
 export const attn_merge = {
  "name": "attn_merge",
@@ -35,7 +191,1149 @@ export const attn_merge = {
   }
  },
  "constants": {
-  "WG": 64,
+  "WG": 128,
+  "QUADS": 32,
   "HEAD_DIM": 128
+ }
+} as const;
+
+export const attn_prefill = {
+ "name": "attn_prefill",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "start": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "seen": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "state": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "capacity": {
+   "offset": 16,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "q": {
+   "binding": 1,
+   "access": "read"
+  },
+  "keys": {
+   "binding": 2,
+   "access": "read"
+  },
+  "values": {
+   "binding": 3,
+   "access": "read"
+  },
+  "out": {
+   "binding": 4,
+   "access": "write"
+  },
+  "md": {
+   "binding": 5,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "ROWS": 64,
+  "HEAD_DIM": 128,
+  "GROUP": 4,
+  "SLICE": 16,
+  "HELD": 16,
+  "PARTIAL": false
+ }
+} as const;
+
+export const channel_sums = {
+ "name": "channel_sums",
+ "params": {
+  "rows": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "features": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "chunk": {
+   "offset": 8,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "values": {
+   "binding": 1,
+   "access": "read"
+  },
+  "out": {
+   "binding": 2,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 64
+ }
+} as const;
+
+export const code_encode = {
+ "name": "code_encode",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "capacity": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "rows": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "gram": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "fields": {
+   "offset": 16,
+   "type": "u32"
+  },
+  "bits": {
+   "offset": 20,
+   "type": "u32"
+  },
+  "block": {
+   "offset": 24,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "residual": {
+   "binding": 1,
+   "access": "write"
+  },
+  "table": {
+   "binding": 2,
+   "access": "read"
+  },
+  "gram": {
+   "binding": 3,
+   "access": "read"
+  },
+  "fields": {
+   "binding": 4,
+   "access": "read"
+  },
+  "codes": {
+   "binding": 5,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "HEAD_DIM": 128
+ }
+} as const;
+
+export const code_gram = {
+ "name": "code_gram",
+ "params": {
+  "rows": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "row": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "stride": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "at": {
+   "offset": 12,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "table": {
+   "binding": 1,
+   "access": "read"
+  },
+  "gram": {
+   "binding": 2,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "HEAD_DIM": 128,
+  "GROUP": 0
+ }
+} as const;
+
+export const code_residual = {
+ "name": "code_residual",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "first": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "position": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "capacity": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "offset": {
+   "offset": 16,
+   "type": "u32"
+  },
+  "firstHead": {
+   "offset": 20,
+   "type": "u32"
+  },
+  "heads": {
+   "offset": 24,
+   "type": "u32"
+  },
+  "blocks": {
+   "offset": 28,
+   "type": "u32"
+  },
+  "block": {
+   "offset": 32,
+   "type": "u32"
+  },
+  "scaleAt": {
+   "offset": 36,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "source": {
+   "binding": 1,
+   "access": "read"
+  },
+  "ropeTable": {
+   "binding": 2,
+   "access": "read"
+  },
+  "scales": {
+   "binding": 3,
+   "access": "write"
+  },
+  "residual": {
+   "binding": 4,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "HEAD_DIM": 128,
+  "KV_HEADS": 8,
+  "CACHE": false,
+  "ROTATED": false
+ }
+} as const;
+
+export const em_accumulate = {
+ "name": "em_accumulate",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "blocks": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "chunks": {
+   "offset": 8,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "residual": {
+   "binding": 1,
+   "access": "read"
+  },
+  "codes": {
+   "binding": 2,
+   "access": "read"
+  },
+  "weights": {
+   "binding": 3,
+   "access": "read"
+  },
+  "distances": {
+   "binding": 4,
+   "access": "read"
+  },
+  "scales": {
+   "binding": 5,
+   "access": "read"
+  },
+  "sums": {
+   "binding": 6,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "HEAD_DIM": 128,
+  "GROUP": 0,
+  "SOFT": false,
+  "CHUNK": 1024
+ }
+} as const;
+
+export const em_assign = {
+ "name": "em_assign",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "blocks": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "keep": {
+   "offset": 8,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "residual": {
+   "binding": 1,
+   "access": "write"
+  },
+  "table": {
+   "binding": 2,
+   "access": "read"
+  },
+  "gram": {
+   "binding": 3,
+   "access": "read"
+  },
+  "codes": {
+   "binding": 4,
+   "access": "write"
+  },
+  "distances": {
+   "binding": 5,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "HEAD_DIM": 128,
+  "GROUP": 0
+ }
+} as const;
+
+export const em_reduce = {
+ "name": "em_reduce",
+ "params": {
+  "chunks": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "quads": {
+   "offset": 4,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "sums": {
+   "binding": 1,
+   "access": "read"
+  },
+  "out": {
+   "binding": 2,
+   "access": "write"
+  }
+ },
+ "constants": {}
+} as const;
+
+export const em_soften = {
+ "name": "em_soften",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "blocks": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "chunks": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "stride": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "at": {
+   "offset": 16,
+   "type": "u32"
+  },
+  "inverse": {
+   "offset": 20,
+   "type": "f32"
+  }
+ },
+ "bindings": {
+  "residual": {
+   "binding": 1,
+   "access": "write"
+  },
+  "table": {
+   "binding": 2,
+   "access": "read"
+  },
+  "gram": {
+   "binding": 3,
+   "access": "read"
+  },
+  "weights": {
+   "binding": 4,
+   "access": "write"
+  },
+  "sums": {
+   "binding": 5,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "HEAD_DIM": 128,
+  "CHUNK": 1024
+ }
+} as const;
+
+export const embed = {
+ "name": "embed",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "first": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "rows": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "units": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "quads": {
+   "offset": 16,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "weights": {
+   "binding": 1,
+   "access": "read"
+  },
+  "scales": {
+   "binding": 2,
+   "access": "read"
+  },
+  "ids": {
+   "binding": 3,
+   "access": "read"
+  },
+  "out": {
+   "binding": 4,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WEIGHT": "weight_q8_0"
+ }
+} as const;
+
+export const gated_mlp = {
+ "name": "gated_mlp",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "quads": {
+   "offset": 4,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "gateUp": {
+   "binding": 1,
+   "access": "read"
+  },
+  "out": {
+   "binding": 2,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256
+ }
+} as const;
+
+export const gelu = {
+ "name": "gelu",
+ "params": {
+  "quads": {
+   "offset": 0,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "x": {
+   "binding": 1,
+   "access": "read"
+  },
+  "y": {
+   "binding": 2,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256,
+  "BACKWARD": false
+ }
+} as const;
+
+export const gemm = {
+ "name": "gemm",
+ "params": {
+  "m": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "n": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "k": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "splits": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "kSplit": {
+   "offset": 16,
+   "type": "u32"
+  },
+  "bBatch": {
+   "offset": 20,
+   "type": "u32"
+  },
+  "cBatch": {
+   "offset": 24,
+   "type": "u32"
+  },
+  "cSplit": {
+   "offset": 28,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "a": {
+   "binding": 1,
+   "access": "read"
+  },
+  "b": {
+   "binding": 2,
+   "access": "read"
+  },
+  "c": {
+   "binding": 3,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "TILE": 64,
+  "A_T": false,
+  "B_T": false,
+  "BIAS": false
+ }
+} as const;
+
+export const gumbel_bits = {
+ "name": "gumbel_bits",
+ "params": {
+  "symbols": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "count": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "noise": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "seed": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "step": {
+   "offset": 16,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "logits": {
+   "binding": 1,
+   "access": "write"
+  },
+  "bits": {
+   "binding": 2,
+   "access": "write"
+  },
+  "words": {
+   "binding": 3,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256,
+  "BACKWARD": false
+ }
+} as const;
+
+export const gumbel_bits_decode = {
+ "name": "gumbel_bits_decode",
+ "params": {},
+ "bindings": {
+  "words": {
+   "binding": 0,
+   "access": "read"
+  },
+  "scales": {
+   "binding": 1,
+   "access": "read"
+  },
+  "codebook": {
+   "binding": 2,
+   "access": "read"
+  },
+  "scale": {
+   "binding": 3,
+   "access": "read"
+  },
+  "out": {
+   "binding": 4,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 64,
+  "FEATURES": 256,
+  "WORDS": 8
+ }
+} as const;
+
+export const kl_rows = {
+ "name": "kl_rows",
+ "params": {
+  "vocab": {
+   "offset": 0,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "p": {
+   "binding": 1,
+   "access": "read"
+  },
+  "q": {
+   "binding": 2,
+   "access": "read"
+  },
+  "out": {
+   "binding": 3,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256
+ }
+} as const;
+
+export const layer_norm = {
+ "name": "layer_norm",
+ "params": {
+  "rows": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "tokens": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "layer": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "first": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "seed": {
+   "offset": 16,
+   "type": "u32"
+  },
+  "step": {
+   "offset": 20,
+   "type": "u32"
+  },
+  "weight": {
+   "offset": 24,
+   "type": "f32"
+  }
+ },
+ "bindings": {
+  "values": {
+   "binding": 1,
+   "access": "read"
+  },
+  "scale": {
+   "binding": 2,
+   "access": "read"
+  },
+  "normed": {
+   "binding": 3,
+   "access": "write"
+  },
+  "stats": {
+   "binding": 4,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 32,
+  "FEATURES": 256,
+  "DRAW": false
+ }
+} as const;
+
+export const layer_norm_fold = {
+ "name": "layer_norm_fold",
+ "params": {
+  "slab": {
+   "offset": 0,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "linear": {
+   "binding": 1,
+   "access": "read"
+  },
+  "folded": {
+   "binding": 2,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256,
+  "FEATURES": 256,
+  "HIDDEN": 512,
+  "BACKWARD": false
+ }
+} as const;
+
+export const matmul = {
+ "name": "matmul",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "rows": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "first": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "units": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "quads": {
+   "offset": 16,
+   "type": "u32"
+  },
+  "stride": {
+   "offset": 20,
+   "type": "u32"
+  },
+  "column": {
+   "offset": 24,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "weights": {
+   "binding": 1,
+   "access": "read"
+  },
+  "scales": {
+   "binding": 2,
+   "access": "read"
+  },
+  "x": {
+   "binding": 3,
+   "access": "read"
+  },
+  "out": {
+   "binding": 4,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WEIGHT": "weight_q8_0",
+  "TILE_T": 128,
+  "TILE_N": 128,
+  "BLOCK": 8,
+  "RESIDUAL": false
+ }
+} as const;
+
+export const matvec = {
+ "name": "matvec",
+ "params": {
+  "rows": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "units": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "quads": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "xQuad": {
+   "offset": 12,
+   "type": "u32"
+  },
+  "outFirst": {
+   "offset": 16,
+   "type": "u32"
+  },
+  "eps": {
+   "offset": 20,
+   "type": "f32"
+  }
+ },
+ "bindings": {
+  "weights": {
+   "binding": 1,
+   "access": "read"
+  },
+  "scales": {
+   "binding": 2,
+   "access": "read"
+  },
+  "x": {
+   "binding": 3,
+   "access": "read"
+  },
+  "gain": {
+   "binding": 4,
+   "access": "read"
+  },
+  "out": {
+   "binding": 5,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WEIGHT": "weight_q8_0",
+  "WG": 64,
+  "NORM": false,
+  "RESIDUAL": false,
+  "GATED": false
+ }
+} as const;
+
+export const rms_norm = {
+ "name": "rms_norm",
+ "params": {
+  "quads": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "eps": {
+   "offset": 4,
+   "type": "f32"
+  }
+ },
+ "bindings": {
+  "x": {
+   "binding": 1,
+   "access": "read"
+  },
+  "gain": {
+   "binding": 2,
+   "access": "read"
+  },
+  "out": {
+   "binding": 3,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256
+ }
+} as const;
+
+export const rope_store = {
+ "name": "rope_store",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "position": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "slot": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "capacity": {
+   "offset": 12,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "qkv": {
+   "binding": 1,
+   "access": "read"
+  },
+  "ropeTable": {
+   "binding": 2,
+   "access": "read"
+  },
+  "q": {
+   "binding": 3,
+   "access": "write"
+  },
+  "keys": {
+   "binding": 4,
+   "access": "write"
+  },
+  "values": {
+   "binding": 5,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 64,
+  "HEAD_DIM": 128,
+  "Q_HEADS": 32,
+  "KV_HEADS": 8,
+  "ROTATE_KEYS": true
+ }
+} as const;
+
+export const sample = {
+ "name": "sample",
+ "params": {
+  "vocab": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "groups": {
+   "offset": 4,
+   "type": "u32"
+  },
+  "biased": {
+   "offset": 8,
+   "type": "u32"
+  },
+  "penalty": {
+   "offset": 12,
+   "type": "f32"
+  },
+  "temperature": {
+   "offset": 16,
+   "type": "f32"
+  },
+  "topK": {
+   "offset": 20,
+   "type": "f32"
+  },
+  "topP": {
+   "offset": 24,
+   "type": "f32"
+  },
+  "margin": {
+   "offset": 28,
+   "type": "f32"
+  },
+  "truncated": {
+   "offset": 32,
+   "type": "u32"
+  },
+  "counted": {
+   "offset": 36,
+   "type": "u32"
+  },
+  "passIndex": {
+   "offset": 40,
+   "type": "u32"
+  },
+  "seed": {
+   "offset": 44,
+   "type": "u32"
+  },
+  "step": {
+   "offset": 48,
+   "type": "u32"
+  },
+  "index": {
+   "offset": 52,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "logits": {
+   "binding": 1,
+   "access": "read"
+  },
+  "bias": {
+   "binding": 2,
+   "access": "read"
+  },
+  "seen": {
+   "binding": 3,
+   "access": "write"
+  },
+  "partials": {
+   "binding": 4,
+   "access": "write"
+  },
+  "sums": {
+   "binding": 5,
+   "access": "write"
+  },
+  "state": {
+   "binding": 6,
+   "access": "write"
+  },
+  "tokens": {
+   "binding": 7,
+   "access": "write"
+  },
+  "record": {
+   "binding": 8,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256,
+  "STAGE": 0
+ }
+} as const;
+
+export const score_rows = {
+ "name": "score_rows",
+ "params": {
+  "vocab": {
+   "offset": 0,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "logits": {
+   "binding": 1,
+   "access": "read"
+  },
+  "targets": {
+   "binding": 2,
+   "access": "read"
+  },
+  "scores": {
+   "binding": 3,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 256
+ }
+} as const;
+
+export const unit_norm = {
+ "name": "unit_norm",
+ "params": {
+  "tokens": {
+   "offset": 0,
+   "type": "u32"
+  },
+  "count": {
+   "offset": 4,
+   "type": "u32"
+  }
+ },
+ "bindings": {
+  "normed": {
+   "binding": 1,
+   "access": "read"
+  },
+  "stats": {
+   "binding": 2,
+   "access": "read"
+  },
+  "scale": {
+   "binding": 3,
+   "access": "read"
+  },
+  "v": {
+   "binding": 4,
+   "access": "write"
+  },
+  "scales": {
+   "binding": 5,
+   "access": "write"
+  },
+  "errors": {
+   "binding": 6,
+   "access": "write"
+  }
+ },
+ "constants": {
+  "WG": 32,
+  "FEATURES": 256,
+  "BACKWARD": false
  }
 } as const;

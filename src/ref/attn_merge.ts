@@ -3,8 +3,8 @@ import { exact, type Round } from "./round.ts";
 
 /** Twin of `wgsl/attn_merge.wgsl` in f64; `round = Math.fround` gives the naive f32 version. */
 export function attnMergeRef(
-  o: Float32Array,
-  md: Float32Array,
+  o: ArrayLike<number>,
+  md: ArrayLike<number>,
   dims: AttnMergeDims,
   round: Round = exact,
 ): Float64Array {

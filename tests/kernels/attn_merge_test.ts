@@ -2,7 +2,7 @@ import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { Rng } from "../../src/core/rng.ts";
 import type { AttnMergeDims } from "../../src/core/shapes.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
-import { AttnMerge, chooseAttnMergeLanes } from "../../src/kernels/attn_merge.ts";
+import { AttnMerge, type AttnMergeVariant, chooseAttnMerge } from "../../src/kernels/attn_merge.ts";
 import { attnMergeRef } from "../../src/ref/attn_merge.ts";
 import { assertAsAccurateAs, normals } from "../_assert.ts";
 import { onEachText, poisoned } from "../_gpu.ts";
@@ -27,12 +27,14 @@ async function run(
   dims: AttnMergeDims,
   o: Float32Array,
   md: Float32Array,
-  lanes?: number,
+  variant?: AttnMergeVariant,
 ): Promise<Float32Array> {
-  const { rows, splits, headDim } = dims;
-  const op = await AttnMerge.create(gpu, headDim, { lanes });
-  using partialO = gpu.upload("partial_o", "f32", [splits, rows, headDim], o);
-  using partialMd = gpu.upload("partial_md", "f32", [splits, rows, 2], md);
+  const { rows, splits, headDim } = dims, room = splits + 1;
+  const op = await AttnMerge.create(gpu, headDim, { splits, variant });
+  using partialO = poisoned(gpu, "partial_o", [room, rows, headDim]);
+  using partialMd = poisoned(gpu, "partial_md", [room, rows, 2]);
+  gpu.write(partialO, o);
+  gpu.write(partialMd, md);
   using out = poisoned(gpu, "out", [rows, headDim]);
   const commands = gpu.commands();
   op.encode(commands, { partialO, partialMd, out }, dims);
@@ -42,16 +44,23 @@ async function run(
 
 Deno.test("attn_merge", (t) =>
   onEachText(t, async (gpu, t) => {
-    for (const [rows, splits, headDim] of [[1, 1, 64], [3, 7, 128], [32, 65, 128], [2, 300, 80]] as const) {
-      for (const lanes of [32, 64, 256]) {
+    for (
+      const [rows, splits, headDim] of [[1, 1, 64], [3, 7, 128], [32, 65, 128], [2, 300, 80]] as const
+    ) {
+      for (const variant of [undefined, { lanes: 32, quads: 8 }, { lanes: 256, quads: 32 }]) {
         const dims = { rows, splits, headDim };
-        await t.step(`is as accurate as f32 at ${JSON.stringify(dims)}, ${lanes} lanes`, async () => {
+        await t.step(`is as accurate as f32 at ${JSON.stringify({ ...dims, ...variant })}`, async () => {
           const { o, md } = sample(dims, 7);
-          const actual = await run(gpu, dims, o, md, lanes);
+          const actual = await run(gpu, dims, o, md, variant);
           assertAsAccurateAs(actual, attnMergeRef(o, md, dims, Math.fround), attnMergeRef(o, md, dims));
         });
       }
     }
+    await t.step("reaches rows past a grid's width", async () => {
+      const dims = { rows: 32769, splits: 2, headDim: 8 }, { o, md } = sample(dims, 7);
+      const actual = await run(gpu, dims, o, md);
+      assertAsAccurateAs(actual, attnMergeRef(o, md, dims, Math.fround), attnMergeRef(o, md, dims));
+    });
     await t.step("gives zeros when every split is empty", async () => {
       const dims = { rows: 2, splits: 3, headDim: 8 }, md = new Float32Array(12).map((_, i) => i % 2 ? 0 : EMPTY);
       assertEquals(await run(gpu, dims, new Float32Array(48), md), new Float32Array(16));
@@ -60,6 +69,12 @@ Deno.test("attn_merge", (t) =>
       const op = await AttnMerge.create(gpu, 64), x = gpu.alloc("x", "f32", [1, 1, 32]);
       const io = { partialO: x, partialMd: x, out: x }, dims = { rows: 1, splits: 1, headDim: 64 };
       assertThrows(() => op.encode(gpu.commands(), io, dims), TypeError, "'partialO' must have shape [1,1,64]");
+    });
+    await t.step("rejects more states than there are", async () => {
+      const op = await AttnMerge.create(gpu, 8), dims = { rows: 1, splits: 2, headDim: 8 };
+      const [o, md, out] = [[1, 1, 8], [1, 1, 2], [1, 8]].map((shape) => gpu.alloc("x", "f32", shape));
+      const io = { partialO: o!, partialMd: md!, out: out! };
+      assertThrows(() => op.encode(gpu.commands(), io, dims), RangeError, "must be 1 to 1: they are 2");
     });
   }));
 
@@ -84,8 +99,13 @@ Deno.test("attnMergeRef() agrees with a softmax computed at once", () => {
   assertAlmostEquals(got[0]!, want, 1e-6);
 });
 
-Deno.test("chooseAttnMergeLanes() stays within the device", () => {
-  for (const headDim of [32, 80, 128, 256]) {
-    for (const most of [64, 128, 1024]) assertEquals(chooseAttnMergeLanes(headDim, most) <= most, true);
+Deno.test("chooseAttnMerge() stays within the device, in powers of two", () => {
+  for (let headDim = 32; headDim <= 256; headDim += 8) {
+    for (const most of [64, 128, 1024]) {
+      for (const splits of [1, 2, 17, 64, 512]) {
+        const { lanes, quads } = chooseAttnMerge(headDim, splits, most);
+        assertEquals([lanes <= most, quads <= lanes, Math.log2(lanes) % 1, Math.log2(quads) % 1], [true, true, 0, 0]);
+      }
+    }
   }
 });

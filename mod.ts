@@ -1,0 +1,34 @@
+/**
+ * Runs a LLaMA on WebGPU with its key/value cache at one or two bits an element, by Commutative Vector Quantization.
+ *
+ * ```ts ignore
+ * import { load } from "jsr:@commvq/commvq";
+ *
+ * using llama = await load("models/fable-28m.Q8_0.gguf");
+ * for await (const { text } of llama.generate("Once upon a time", { maxTokens: 200 })) {
+ *   await Deno.stdout.write(new TextEncoder().encode(text));
+ * }
+ * ```
+ *
+ * @module
+ */
+export {
+  DeviceLostError,
+  FileFormatError,
+  GpuMemoryError,
+  GpuUnavailableError,
+  ShaderError,
+  UnsupportedModelError,
+} from "./src/core/errors.ts";
+export type { LlamaConfig, RopeScaling } from "./src/core/model.ts";
+export type { GeneratedToken, Generation, GenerationResult, StopReason, Usage } from "./src/llama/generation.ts";
+export { type KvBits, type KvFigures, type KvOptions, Llama, load, type LoadOptions } from "./src/llama/llama.ts";
+export type { SamplingOptions } from "./src/llama/sampler.ts";
+export type { GenerateOptions, Session } from "./src/llama/session.ts";
+export type { Message } from "./src/text/chat.ts";
+export type { Tokenizer } from "./src/text/tokenizer.ts";
+
+if (import.meta.main) {
+  // Not awaited: the command imports this module, which must have finished by then.
+  import("./src/cli/main.ts").then(({ main }) => main(Deno.args)).then(Deno.exit);
+}

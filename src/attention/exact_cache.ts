@@ -1,0 +1,176 @@
+/**
+ * The exact cache: keys after RoPE and values, in f16.
+ *
+ * @module
+ */
+import { ropeTable, ropeTableRows } from "../core/rope_table.ts";
+import type { Commands } from "../gpu/commands.ts";
+import type { Gpu } from "../gpu/gpu.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import { AttnDecode } from "../kernels/attn_decode.ts";
+import { AttnMerge } from "../kernels/attn_merge.ts";
+import { AttnPrefill } from "../kernels/attn_prefill.ts";
+import { RopeStore } from "../kernels/rope_store.ts";
+import { type AttentionDims, type CacheState, expectRoom, type KvCache, type Span } from "./kv_cache.ts";
+
+/** Kernels, tables and scratch of exact attention, shared by all caches of a model. */
+export class ExactAttention implements Disposable {
+  readonly #owned = new DisposableStack();
+  readonly ropeTable: Tensor;
+  readonly partialO: Tensor;
+  readonly partialMd: Tensor;
+  readonly #queries: Tensor;
+  readonly #sums: Tensor;
+  readonly #views = new Map<number, { q: Tensor; md: Tensor }>();
+
+  private constructor(
+    readonly gpu: Gpu,
+    readonly dims: AttentionDims,
+    frequencies: Float64Array,
+    context: number,
+    chunk: number,
+    readonly store: RopeStore,
+    readonly decode: AttnDecode,
+    readonly merge: AttnMerge,
+    readonly prefill: AttnPrefill,
+  ) {
+    const { qHeads, headDim } = dims, rows = ropeTableRows(context), { states } = decode.variant;
+    const alloc = (label: string, ...shape: number[]): Tensor => this.#owned.use(gpu.alloc(label, "f32", shape));
+    this.ropeTable = alloc("rope table", rows, headDim / 2, 2);
+    gpu.write(this.ropeTable, ropeTable(frequencies, context));
+    this.partialO = alloc("partial outputs", states, qHeads, headDim);
+    this.partialMd = alloc("partial maxima and sums", states, qHeads, 2);
+    this.#queries = alloc("rotated queries", chunk, qHeads, headDim);
+    this.#sums = alloc("maxima and sums", 1, chunk * qHeads, 2);
+  }
+
+  /**
+   * @param frequencies rotary frequencies in radians a position, `[P]`
+   * @param context most tokens of a sequence
+   * @param chunk most tokens of one span
+   */
+  static async create(
+    gpu: Gpu,
+    dims: AttentionDims,
+    frequencies: Float64Array,
+    context: number,
+    chunk: number,
+  ): Promise<ExactAttention> {
+    const [store, decode, merge, prefill] = await Promise.all([
+      RopeStore.create(gpu, dims),
+      AttnDecode.create(gpu, dims),
+      AttnMerge.create(gpu, dims.headDim),
+      AttnPrefill.create(gpu, dims),
+    ]);
+    return new ExactAttention(gpu, dims, frequencies, context, chunk, store, decode, merge, prefill);
+  }
+
+  /** Rotated queries `[T][Q][D]` and row states `[1][T·Q][2]` of a span. */
+  views(tokens: number): { q: Tensor; md: Tensor } {
+    const { qHeads, headDim } = this.dims;
+    let views = this.#views.get(tokens);
+    if (!views) {
+      if (this.#views.size >= 16) this.#views.clear();
+      const q = this.#queries.view(0, [tokens, qHeads, headDim]), md = this.#sums.view(0, [1, tokens * qHeads, 2]);
+      this.#views.set(tokens, views = { q, md });
+    }
+    return views;
+  }
+
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
+  }
+}
+
+/** Keys and values `u32 [K][capacity][D/2]` of every layer, two halves a word. */
+export class ExactCache implements KvCache {
+  #length = 0;
+  #pending = 0;
+  readonly #owned = new DisposableStack();
+  readonly #layers: readonly { keys: Tensor; values: Tensor }[];
+  /** The output of a step as the merge kernel sees it, by the tensor that the decoder gives. */
+  #out: { given: Tensor; rows: Tensor } | undefined;
+
+  constructor(readonly attention: ExactAttention, readonly layers: number, readonly capacity: number) {
+    const { kvHeads, headDim } = attention.dims, shape = [kvHeads, capacity, headDim / 2];
+    const alloc = (label: string): Tensor => this.#owned.use(attention.gpu.alloc(label, "u32", shape));
+    this.#layers = Array.from(
+      { length: layers },
+      (_, i) => ({ keys: alloc(`layer ${i} keys`), values: alloc(`layer ${i} values`) }),
+    );
+  }
+
+  get length(): number {
+    return this.#length;
+  }
+
+  get bytes(): number {
+    return this.#layers.reduce((sum, { keys, values }) => sum + keys.byteLength + values.byteLength, 0);
+  }
+
+  state(): CacheState {
+    return { length: this.#length };
+  }
+
+  restore({ length }: CacheState): void {
+    this.#length = length;
+    this.#pending = 0;
+  }
+
+  begin(tokens: number): void {
+    expectRoom(this, tokens);
+    this.#pending = tokens;
+  }
+
+  attend(
+    commands: Commands,
+    layer: number,
+    { qkv, out }: { qkv: Tensor; out: Tensor },
+    { offset, tokens }: Span,
+  ): void {
+    const { store, decode, merge, prefill, ropeTable, partialO, partialMd, dims } = this.attention;
+    const { keys, values } = this.#layers[layer]!,
+      { q, md } = this.attention.views(tokens),
+      slot = this.#length + offset;
+    store.encode(commands, { qkv, ropeTable, q, keys, values }, { tokens, position: slot, slot });
+    if (tokens > 1) {
+      prefill.encode(commands, { q, keys, values, out, md }, { tokens, start: 0, seen: slot + 1 });
+      return;
+    }
+    const splits = decode.encode(commands, { q, keys, values, partialO, partialMd }, { start: 0, seen: slot + 1 });
+    const rows = dims.qHeads;
+    if (this.#out?.given !== out) this.#out = { given: out, rows: out.view(0, [rows, dims.headDim]) };
+    merge.encode(commands, { partialO, partialMd, out: this.#out.rows }, { rows, splits, headDim: dims.headDim });
+  }
+
+  endLayer(): void {}
+
+  commit(): void {
+    this.#length += this.#pending;
+    this.#pending = 0;
+  }
+
+  rewind(length: number): void {
+    this.#length = Math.min(this.#length, length);
+  }
+
+  fork(): ExactCache {
+    const copy = new ExactCache(this.attention, this.layers, this.capacity), { kvHeads, headDim } = this.attention.dims;
+    const commands = this.attention.gpu.commands("fork"), row = headDim * 2;
+    this.#layers.forEach(({ keys, values }, i) => {
+      for (const [from, to] of [[keys, copy.#layers[i]!.keys], [values, copy.#layers[i]!.values]] as const) {
+        for (let k = 0; k < kvHeads && this.#length > 0; k++) {
+          const at = k * this.capacity * row;
+          commands.copy(from, to, this.#length * row, at, at);
+        }
+      }
+    });
+    commands.submit();
+    copy.#length = this.#length;
+    return copy;
+  }
+
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
+  }
+}

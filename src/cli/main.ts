@@ -1,0 +1,43 @@
+/**
+ * The command: parses arguments and calls the public surface only.
+ *
+ * @module
+ */
+import { UsageError } from "./args.ts";
+
+const HELP = `commvq runs a LLaMA on WebGPU with its key/value cache at one or two bits an element.
+
+usage: deno run -A mod.ts COMMAND [OPTIONS]
+
+  generate [--model M] [--kv 16|2|1|K,V] [--max-tokens N] [--temperature T] [--json] PROMPT
+                    stream text; PROMPT '-' reads standard input, --prompt-file F a file
+  inspect FILE      what a model, codebook or saved cache holds
+
+'COMMAND --help' lists every option.`;
+
+type Command = (args: string[]) => Promise<void>;
+
+const COMMANDS: Record<string, () => Promise<Command>> = {
+  generate: async () => (await import("./generate.ts")).generate,
+  inspect: async () => (await import("./inspect.ts")).inspect,
+};
+
+/** Runs a command and gives its exit status: 0, 2 for unusable arguments, 1 for a failure. */
+export async function main(args: string[]): Promise<number> {
+  const [name, ...rest] = args;
+  if (name === undefined || name === "help" || name === "--help" || name === "-h") {
+    console.log(HELP);
+    return name === undefined ? 2 : 0;
+  }
+  try {
+    const command = COMMANDS[name];
+    if (!command) throw new UsageError(`Cannot run '${name}': the commands are ${Object.keys(COMMANDS).join(", ")}`);
+    await (await command())(rest);
+    return 0;
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    console.error(error.message);
+    if (Deno.env.get("COMMVQ_DEBUG")) console.error(error.stack);
+    return error instanceof UsageError ? 2 : 1;
+  }
+}

@@ -1,0 +1,276 @@
+/**
+ * Codebook files: safetensors that say which model they are for, how they code it, and how they came to be.
+ *
+ * Words of stage `s` of layer `l` are `layers.l.keys.s` and `layers.l.values.s`, `F16 [K][rows][P][2]`, or `I8` of the same
+ * shape with `F16 [K][rows]` peaks beside them (`.peaks`; a number is n times the peak over 127). A tied stage has the rows
+ * of u alone. The published value encoder's arrays are `layers.l.values.` and their own names.
+ *
+ * @module
+ */
+import { type CodecShape, PAIR_WORDS, type Stage, stageRows } from "../core/codec.ts";
+import { FileFormatError } from "../core/errors.ts";
+import { type ValueDims, valueWidths, type VectorDims } from "../core/shapes.ts";
+import {
+  readSafetensors,
+  type Safetensors,
+  type SafetensorsType,
+  type TensorData,
+  writeSafetensors,
+} from "../files/safetensors.ts";
+import { type ByteSource, openSource } from "../files/source.ts";
+import { type NamedArray, VALUE_ARRAYS, type ValueArrays, valueArrayShapes } from "./value_encoder.ts";
+import { packInt8, type Precision, unpackInt8 } from "./words.ts";
+
+const FORMAT = "commvq-codebook", VERSION = "1";
+
+/** The model that a codebook is for. */
+export interface ModelShape extends VectorDims {
+  readonly layers: number;
+  /** Tells models of one shape apart. */
+  readonly fingerprint: string;
+}
+
+/** One layer: half-precision bits of each stage, `[K][rows of the stage][P][2]`, or the published value encoder's arrays. */
+export interface LayerBook {
+  readonly keys: readonly Uint16Array[];
+  readonly values: readonly Uint16Array[] | ValueArrays;
+}
+
+/** Codebooks of a model's layers; fewer than its layers while training is under way. */
+export interface Codebook {
+  readonly model: ModelShape;
+  readonly keys: CodecShape;
+  /** Additive stages, or the published encoder's bits. */
+  readonly values: CodecShape | ValueDims;
+  readonly precision: Precision;
+  readonly layers: readonly LayerBook[];
+  /** How it was trained: text, tokens, seed, iterations, command, distortion, as strings. */
+  readonly record: Readonly<Record<string, string>>;
+}
+
+/** Whether values have additive codebooks, and not the published encoder. */
+export function isAdditive(values: CodecShape | ValueDims): values is CodecShape {
+  return "stages" in values;
+}
+
+/** The codebook of the first stages alone: greedy stages do not depend on later ones. */
+export function truncate(codebook: Codebook, stages: { keys: number; values?: number }): Codebook {
+  const cut = (codec: CodecShape, count: number): CodecShape => {
+    if (count > 0 && count <= codec.stages.length) return { ...codec, stages: codec.stages.slice(0, count) };
+    throw new RangeError(`Cannot cut a codebook to ${count} stages as it has ${codec.stages.length}`);
+  };
+  const { values } = codebook, count = stages.values;
+  return {
+    ...codebook,
+    keys: cut(codebook.keys, stages.keys),
+    values: isAdditive(values) && count !== undefined ? cut(values, count) : values,
+    layers: codebook.layers.map((layer) => ({
+      keys: layer.keys.slice(0, stages.keys),
+      values: isArrays(layer.values) ? layer.values : layer.values.slice(0, count),
+    })),
+  };
+}
+
+function isArrays(values: LayerBook["values"]): values is ValueArrays {
+  return !Array.isArray(values);
+}
+
+/** Rows of a stage that a file holds. */
+function storedRows(stage: Stage): number {
+  return stage.kind === "pair" && stage.tied ? PAIR_WORDS : stageRows(stage);
+}
+
+/** Writes a codebook in one step: an interruption leaves the old file or the new one. */
+export async function writeCodebook(path: string, codebook: Codebook): Promise<void> {
+  const { model, keys, values, precision, record } = codebook, tensors: Record<string, TensorData> = {};
+  codebook.layers.forEach((layer, l) => {
+    const put = (codec: CodecShape, side: string, stages: readonly Uint16Array[]) =>
+      codec.stages.forEach((stage, s) =>
+        putStage(tensors, `layers.${l}.${side}.${s}`, codec, stage, stages[s]!, codebook)
+      );
+    put(keys, "keys", layer.keys);
+    if (!isArrays(layer.values)) put(values as CodecShape, "values", layer.values);
+    else {
+      for (const name of VALUE_ARRAYS) {
+        const { shape, data } = layer.values[name], dtype = data instanceof Uint16Array ? "F16" : "F32";
+        tensors[`layers.${l}.values.${name}`] = { dtype, shape, data };
+      }
+    }
+  });
+  const about = { ...model, finished: codebook.layers.length, precision, keys: keys.stages };
+  await writeSafetensors(path, tensors, {
+    format: FORMAT,
+    version: VERSION,
+    ...Object.fromEntries(Object.entries(record).map(([name, value]) => [`record.${name}`, value])),
+    codebook: JSON.stringify({ ...about, values: isAdditive(values) ? values.stages : { bits: values.bits } }),
+  });
+}
+
+function putStage(
+  tensors: Record<string, TensorData>,
+  name: string,
+  { headDim }: CodecShape,
+  stage: Stage,
+  words: Uint16Array,
+  { model: { kvHeads }, precision }: Codebook,
+): void {
+  const rows = storedRows(stage), all = stageRows(stage), shape = [kvHeads, rows, headDim / 2, 2];
+  const kept = new Uint16Array(kvHeads * rows * headDim);
+  for (let k = 0; k < kvHeads; k++) {
+    kept.set(words.subarray(k * all * headDim, (k * all + rows) * headDim), k * rows * headDim);
+  }
+  if (precision === "f16") tensors[name] = { dtype: "F16", shape, data: kept };
+  else {
+    const { numbers, peaks } = packInt8(kept, headDim);
+    tensors[name] = { dtype: "I8", shape, data: numbers };
+    tensors[`${name}.peaks`] = { dtype: "F16", shape: [kvHeads, rows], data: peaks };
+  }
+}
+
+/** Reads a codebook, whole or from training under way. Throws `FileFormatError` for any other file. */
+export async function readCodebook(location: string | URL): Promise<Codebook> {
+  using source = await openSource(location);
+  const file = await readSafetensors(source), { metadata } = file, read = readAbout(source.name, metadata);
+  const { model, finished, precision, keys, values } = read, layers: LayerBook[] = [];
+  for (let l = 0; l < finished; l++) {
+    const get = async (codec: CodecShape, side: string): Promise<Uint16Array[]> => {
+      const out: Uint16Array[] = [];
+      for (const [s, stage] of codec.stages.entries()) {
+        out.push(await getStage(source, file, `layers.${l}.${side}.${s}`, codec, stage, model.kvHeads, precision));
+      }
+      return out;
+    };
+    layers.push({
+      keys: await get(keys, "keys"),
+      values: isAdditive(values) ? await get(values, "values") : await getArrays(source, file, l, values),
+    });
+  }
+  const record = Object.entries(metadata).filter(([name]) => name.startsWith("record."));
+  return {
+    model,
+    keys,
+    values,
+    precision,
+    layers,
+    record: Object.fromEntries(record.map(([n, v]) => [n.slice(7), v])),
+  };
+}
+
+/** Throws `FileFormatError`, by name and reason, unless a whole codebook fits a model. */
+export function expectFits(name: string, { model, layers }: Codebook, wanted: ModelShape): void {
+  for (const key of ["layers", "kvHeads", "headDim", "fingerprint"] as const) {
+    if (model[key] === wanted[key]) continue;
+    const what = {
+      layers: "layers",
+      kvHeads: "key/value heads",
+      headDim: "channels a head",
+      fingerprint: "as its model's fingerprint",
+    };
+    throw new FileFormatError(
+      `Cannot use ${name} with this model as it must have ${wanted[key]} ${what[key]}: it has ${model[key]}. ` +
+        `Train a codebook for this model`,
+    );
+  }
+  if (layers.length < model.layers) {
+    throw new FileFormatError(
+      `Cannot use ${name} as all ${model.layers} layers must be trained: it has ${layers.length}. Resume its training`,
+    );
+  }
+}
+
+interface About {
+  readonly model: ModelShape;
+  readonly finished: number;
+  readonly precision: Precision;
+  readonly keys: CodecShape;
+  readonly values: CodecShape | ValueDims;
+}
+
+function readAbout(name: string, metadata: Safetensors["metadata"]): About {
+  const error = (what: string): FileFormatError => new FileFormatError(`Cannot read ${name} as a codebook as ${what}`);
+  if (metadata.format !== FORMAT) throw error(`its format must be ${FORMAT}: it is ${metadata.format ?? "not given"}`);
+  if (metadata.version !== VERSION) {
+    throw error(`its version must be ${VERSION}: it is ${metadata.version}. Use the module that wrote it`);
+  }
+  try {
+    const about = JSON.parse(metadata.codebook ?? ""), { layers, kvHeads, headDim, fingerprint, finished } = about;
+    for (const count of [layers, kvHeads, headDim]) {
+      if (!(Number.isInteger(count) && count > 0)) throw new RangeError("counts must be whole numbers above 0");
+    }
+    if (!(finished >= 0 && finished <= layers)) throw new RangeError(`${finished} of ${layers} layers`);
+    if (about.precision !== "f16" && about.precision !== "int8") throw new RangeError(`precision ${about.precision}`);
+    const values: CodecShape | ValueDims = Array.isArray(about.values)
+      ? { headDim, stages: stagesOf(about.values, headDim) }
+      : { features: kvHeads * headDim, bits: about.values.bits };
+    if (!isAdditive(values)) valueWidths(values);
+    return {
+      model: { layers, kvHeads, headDim, fingerprint: String(fingerprint) },
+      ...{ finished, precision: about.precision, values },
+      keys: { headDim, stages: stagesOf(about.keys, headDim) },
+    };
+  } catch (cause) {
+    throw error(`its description is damaged: ${(cause as Error).message}`);
+  }
+}
+
+function stagesOf(list: readonly Partial<Record<string, unknown>>[], headDim: number): Stage[] {
+  return list.map(({ kind, tied, pairs }) => {
+    if (kind === "pair" && typeof tied === "boolean") return { kind, tied };
+    if (kind === "sub" && Number.isInteger(headDim / 2 / Number(pairs))) return { kind, pairs: Number(pairs) };
+    throw new RangeError(`a stage of ${JSON.stringify({ kind, tied, pairs })}`);
+  });
+}
+
+async function getStage(
+  source: ByteSource,
+  file: Safetensors,
+  name: string,
+  { headDim }: CodecShape,
+  stage: Stage,
+  heads: number,
+  precision: Precision,
+): Promise<Uint16Array> {
+  const rows = storedRows(stage), all = stageRows(stage), shape = [heads, rows, headDim / 2, 2];
+  const kept = precision === "f16" ? new Uint16Array(await getTensor(source, file, name, "F16", shape)) : unpackInt8(
+    new Int8Array(await getTensor(source, file, name, "I8", shape)),
+    new Uint16Array(await getTensor(source, file, `${name}.peaks`, "F16", [heads, rows])),
+  );
+  if (rows === all) return kept;
+  const words = new Uint16Array(heads * all * headDim), half = rows * headDim;
+  for (let k = 0; k < heads; k++) {
+    for (let i = 0; i < half; i += 2) { // v = i u
+      const re = kept[k * half + i]!, im = kept[k * half + i + 1]!;
+      words.set([re, im], 2 * k * half + i);
+      words.set([im ^ 0x8000, re], (2 * k + 1) * half + i);
+    }
+  }
+  return words;
+}
+
+async function getArrays(source: ByteSource, file: Safetensors, layer: number, dims: ValueDims): Promise<ValueArrays> {
+  const out: Partial<Record<(typeof VALUE_ARRAYS)[number], NamedArray>> = {}, shapes = valueArrayShapes(dims);
+  for (const name of VALUE_ARRAYS) {
+    const full = `layers.${layer}.values.${name}`, shape = shapes[name];
+    const dtype = file.tensors.get(full)?.dtype === "F32" ? "F32" : "F16";
+    const bytes = await getTensor(source, file, full, dtype, shape);
+    out[name] = { shape, data: dtype === "F32" ? new Float32Array(bytes) : new Uint16Array(bytes) };
+  }
+  return out as ValueArrays;
+}
+
+async function getTensor(
+  source: ByteSource,
+  { tensors }: Safetensors,
+  name: string,
+  dtype: SafetensorsType,
+  shape: readonly number[],
+): Promise<ArrayBuffer> {
+  const entry = tensors.get(name);
+  if (entry && entry.dtype === dtype && `${entry.shape}` === `${shape}`) {
+    return (await source.read(entry.offset, entry.byteLength)).buffer;
+  }
+  throw new FileFormatError(
+    `Cannot read ${source.name} as a codebook as '${name}' must be ${dtype} [${shape}]: it is ` +
+      (entry ? `${entry.dtype} [${entry.shape}]` : "missing"),
+  );
+}

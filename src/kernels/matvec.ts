@@ -1,0 +1,104 @@
+import { UNIT, weightLayout } from "../core/weight_layout.ts";
+import type { WeightType } from "../core/model.ts";
+import type { Commands } from "../gpu/commands.ts";
+import type { Gpu } from "../gpu/gpu.ts";
+import { Kernel } from "../gpu/kernel.ts";
+import { elements, type Tensor } from "../gpu/tensor.ts";
+import { matvec } from "../gpu/wgsl.gen.ts";
+import { expectWeights, type WeightMatrix, weightPart } from "./weights.ts";
+
+/** Sums that a workgroup makes. */
+const SUMS = 8;
+/** Units that a lane takes at a time: the parts' WEIGHT_UNITS. */
+const LOAD_UNITS: Readonly<Record<WeightType, number>> = {
+  F32: 1,
+  F16: 1,
+  BF16: 1,
+  Q8_0: 1,
+  Q4_0: 2,
+  Q4_K: 2,
+  Q6_K: 4,
+};
+
+/** What a product is fused with. */
+export interface MatvecForm {
+  /** RMS-normalizes x first, by `gain`. */
+  readonly norm?: boolean;
+  /** Adds to out. */
+  readonly residual?: boolean;
+  /** Takes a gate over its up matrix: `silu(gate x) * (up x)`. */
+  readonly gated?: boolean;
+}
+
+/** Tensors of a product. `gain f32 [cols]` where x is normalized. */
+export interface MatvecTensors {
+  readonly x: Tensor;
+  readonly gain?: Tensor;
+  readonly out: Tensor;
+}
+
+/** Where x and out begin in their tensors, in elements, and the norm's epsilon. */
+export interface MatvecOptions {
+  readonly xOffset?: number;
+  readonly outOffset?: number;
+  readonly eps?: number;
+}
+
+/** Picks the lanes per workgroup: a load each along a row, so long as the device has them. Pure. */
+export function chooseMatvecLanes(type: WeightType, cols: number, maxLanes: number): number {
+  const loads = Math.ceil(weightLayout(type, cols).units / LOAD_UNITS[type]);
+  return Math.min(128, maxLanes, Math.max(32, 2 ** Math.floor(Math.log2(loads))));
+}
+
+/** Multiplies one token by a matrix of weights. Borrows every tensor. */
+export class Matvec {
+  private constructor(readonly kernel: Kernel<typeof matvec>, readonly type: WeightType, readonly form: MatvecForm) {}
+
+  /** For matrices of `type`: compiled for a width, right for any. */
+  static async create(
+    gpu: Gpu,
+    { type, cols }: { readonly type: WeightType; readonly cols: number },
+    form: MatvecForm = {},
+    options: { lanes?: number } = {},
+  ): Promise<Matvec> {
+    const { norm = false, residual = false, gated = false } = form;
+    const { lanes = chooseMatvecLanes(type, cols, gpu.limits.maxComputeInvocationsPerWorkgroup) } = options;
+    const constants = { WEIGHT: weightPart(type), WG: lanes, NORM: norm, RESIDUAL: residual, GATED: gated };
+    return new Matvec(await Kernel.create(gpu, matvec, constants), type, { norm, residual, gated });
+  }
+
+  /** Encodes a product, one dispatch a slice of the matrix. */
+  encode(commands: Commands, weights: WeightMatrix, io: MatvecTensors, options: MatvecOptions = {}): void {
+    const { x, out, gain = x } = io, { xOffset = 0, outOffset = 0, eps = 0 } = options;
+    const { norm, gated = false } = this.form, { rows, cols, slices } = weights, halves = gated ? 2 : 1;
+    const action = "multiply a vector by weights";
+    expectWeights(action, weights, this.type);
+    if (weights.paired !== gated && slices.length > 1 || gated && rows % 2 !== 0) {
+      throw new TypeError(`Cannot ${action} as only a gated product takes paired rows, and no others`);
+    }
+    if (norm && io.gain === undefined) throw new TypeError(`Cannot ${action} as a normalized product takes a gain`);
+    if (xOffset % 4 !== 0) throw new RangeError(`Cannot ${action} as x must begin at a multiple of 4: ${xOffset}`);
+    expectRoom(action, "x", x, xOffset + cols);
+    expectRoom(action, "out", out, outOffset + rows / halves);
+    if (norm) expectRoom(action, "gain", gain, cols);
+    for (const { row, rows: held, data, scales } of slices) {
+      const params = {
+        rows: held / halves,
+        units: Math.ceil(cols / UNIT),
+        quads: cols / 4,
+        xQuad: xOffset / 4,
+        outFirst: outOffset + row,
+        eps,
+      };
+      const grid = [Math.ceil(held / SUMS)] as const;
+      this.kernel.encode(commands, { weights: data, scales, x, gain, out }, params, grid);
+    }
+  }
+}
+
+function expectRoom(action: string, name: string, tensor: Tensor, needed: number): void {
+  const held = elements(tensor.shape);
+  if (held < needed) {
+    throw new TypeError(`Cannot ${action} as '${name}' must hold ${needed} numbers: "${tensor.label}" holds ${held}`);
+  }
+}

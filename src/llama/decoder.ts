@@ -1,0 +1,186 @@
+/**
+ * The decoder: tokens in, logits out, over whatever cache it is given.
+ *
+ * @module
+ */
+import type { KvCache, Span } from "../attention/kv_cache.ts";
+import type { LlamaConfig } from "../core/model.ts";
+import type { Commands } from "../gpu/commands.ts";
+import type { Gpu } from "../gpu/gpu.ts";
+import { elements, type Tensor } from "../gpu/tensor.ts";
+import { Layer } from "./layer.ts";
+import type { Weights } from "./weights.ts";
+
+/** Tokens that go through a layer at once in prefill: enough to fill a large GPU's matrix kernels. */
+const CHUNK = 1024;
+
+/** What {@linkcode Decoder.prefill} reports and heeds. */
+export interface PrefillOptions {
+  onProgress?: (done: number, total: number) => void;
+  signal?: AbortSignal;
+}
+
+/** Activations of one width of pass, in the order of use. */
+export interface Scratch {
+  readonly tokens: number;
+  readonly normed: Tensor;
+  readonly qkv: Tensor;
+  readonly mixed: Tensor;
+  readonly gateUp: Tensor;
+  readonly gated: Tensor;
+}
+
+/** Runs a model's layers. Borrows its weights; owns its activations. */
+export class Decoder implements Disposable {
+  readonly #owned = new DisposableStack();
+  /** Separate buffers, since one dispatch may not read and write the same. */
+  readonly #activations: readonly Tensor[];
+  readonly #views = new Map<number, Scratch>();
+  /** Residual stream of one token, and of a prompt while it is prefilled. */
+  readonly #x: Tensor;
+  #prompt: Tensor | undefined;
+  readonly #promptIds: Tensor;
+  /** Logits `[1][V]` of the newest token. */
+  readonly logits: Tensor;
+  readonly chunk: number;
+
+  private constructor(
+    readonly gpu: Gpu,
+    readonly config: LlamaConfig,
+    readonly weights: Weights,
+    readonly layer: Layer,
+    context: number,
+  ) {
+    const { hidden, vocab } = config;
+    this.chunk = Math.min(CHUNK, Math.ceil(context / 64) * 64);
+    while (this.chunk > 64 && this.chunk * Math.max(...widths(config)) * 4 > gpu.maxBytes) this.chunk /= 2;
+    this.#activations = widths(config).map((width) =>
+      this.#owned.use(gpu.alloc("activations", "f32", [this.chunk, width]))
+    );
+    this.#x = this.#owned.use(gpu.alloc("residual stream", "f32", [1, hidden]));
+    this.#promptIds = this.#owned.use(gpu.alloc("prompt ids", "u32", [this.chunk]));
+    this.logits = this.#owned.use(gpu.alloc("logits", "f32", [1, vocab]));
+  }
+
+  static async create(gpu: Gpu, config: LlamaConfig, weights: Weights, context: number): Promise<Decoder> {
+    return new Decoder(gpu, config, weights, await Layer.create(gpu, config, weights), context);
+  }
+
+  /** Encodes one step: the token in `ids u32 [1]` goes through every layer and leaves its logits. */
+  step(commands: Commands, ids: Tensor, cache: KvCache): void {
+    const span = { offset: 0, tokens: 1 }, scratch = this.#scratchOf(1);
+    this.layer.embed(commands, ids, this.#x);
+    for (let i = 0; i < this.config.layers; i++) {
+      this.#layer(commands, i, this.#x, scratch, cache, span);
+      cache.endLayer(commands, i);
+    }
+    cache.commit();
+    this.layer.head(commands, this.#x, 0, this.logits);
+  }
+
+  /**
+   * Runs `ids` through the layers, one layer after the other over the whole prompt, so that only one layer's exact
+   * keys and values need to live at a time; leaves the last token's logits. Stops between chunks when aborted, and
+   * then the cache is as before.
+   */
+  async prefill(ids: readonly number[], cache: KvCache, { onProgress, signal }: PrefillOptions = {}): Promise<void> {
+    const state = cache.state(), { layers } = this.config;
+    try {
+      const x = await this.#embedAll(ids);
+      await cache.begin(ids.length);
+      for (let i = 0; i < layers; i++) {
+        for (const span of spans(ids.length, this.chunk)) {
+          const commands = this.gpu.commands(`prefill layer ${i}`);
+          this.#layer(commands, i, rows(x, span), this.#scratchOf(span.tokens), cache, span);
+          if (span.offset + span.tokens === ids.length) cache.endLayer(commands, i);
+          commands.submit();
+          await this.gpu.idle(); // so that an abort, or a signal to the process, is heard in time
+          signal?.throwIfAborted();
+          onProgress?.(i * ids.length + span.offset + span.tokens, layers * ids.length);
+        }
+      }
+      cache.commit();
+      const commands = this.gpu.commands("head"), last = ids.length - 1;
+      this.layer.head(commands, x, last, this.logits);
+      commands.submit();
+    } catch (error) {
+      cache.restore(state);
+      throw error;
+    }
+  }
+
+  /**
+   * Runs `ids` like {@linkcode prefill} and hands out the logits of every position in chunks `[T][V]`, in order: for
+   * evaluation. The tensor is reused from chunk to chunk.
+   */
+  async forward(
+    ids: readonly number[],
+    cache: KvCache,
+    visit: (logits: Tensor, span: Span) => Promise<void>,
+  ): Promise<void> {
+    await this.prefill(ids, cache);
+    const most = Math.max(1, Math.min(this.chunk, Math.floor(2 ** 26 / this.config.vocab)) & ~63 || 1);
+    using logits = this.gpu.alloc("all logits", "f32", [Math.min(most, ids.length), this.config.vocab]);
+    for (const span of spans(ids.length, most)) {
+      const commands = this.gpu.commands("all logits"), x = rows(this.#prompt!, span);
+      const out = logits.view(0, [span.tokens, this.config.vocab]);
+      this.layer.heads(commands, x, this.#scratchOf(span.tokens), out);
+      commands.submit();
+      await visit(out, span);
+    }
+  }
+
+  #layer(commands: Commands, i: number, x: Tensor, scratch: Scratch, cache: KvCache, span: Span): void {
+    this.layer.qkv(commands, i, x, scratch);
+    cache.attend(commands, i, { qkv: scratch.qkv, out: scratch.mixed }, span);
+    this.layer.rest(commands, i, x, scratch);
+  }
+
+  /** Embeds a whole prompt into `x [T][H]`, which lives until the next prompt. */
+  async #embedAll(ids: readonly number[]): Promise<Tensor> {
+    const { hidden } = this.config, size = ids.length * hidden;
+    if (!this.#prompt || elements(this.#prompt.shape) < size) {
+      this.#prompt?.[Symbol.dispose]();
+      this.#prompt = this.gpu.alloc("prompt activations", "f32", [ids.length, hidden]);
+      await this.gpu.settle();
+    }
+    const x = this.#prompt.view(0, [ids.length, hidden]);
+    for (const span of spans(ids.length, this.chunk)) {
+      const commands = this.gpu.commands("embed"), part = ids.slice(span.offset, span.offset + span.tokens);
+      this.gpu.write(this.#promptIds, Uint32Array.from(part));
+      this.layer.embed(commands, this.#promptIds.view(0, [span.tokens]), rows(x, span));
+      commands.submit();
+    }
+    return x;
+  }
+
+  #scratchOf(tokens: number): Scratch {
+    let views = this.#views.get(tokens);
+    if (views) return views;
+    if (this.#views.size >= 16) this.#views.clear();
+    const [normed, qkv, mixed, gateUp, gated] = this.#activations.map((all) => all.view(0, [tokens, all.shape[1]!]));
+    views = { tokens, normed: normed!, qkv: qkv!, mixed: mixed!, gateUp: gateUp!, gated: gated! };
+    this.#views.set(tokens, views);
+    return views;
+  }
+
+  [Symbol.dispose](): void {
+    this.#prompt?.[Symbol.dispose]();
+    this.#owned.dispose();
+  }
+}
+
+/** Widths of the activations in {@linkcode Scratch}'s order. */
+function widths({ hidden, qHeads, kvHeads, headDim, ffn }: LlamaConfig): number[] {
+  return [hidden, (qHeads + 2 * kvHeads) * headDim, qHeads * headDim, 2 * ffn, ffn];
+}
+
+/** Cuts `tokens` into spans of at most `most`. */
+export function* spans(tokens: number, most: number): Generator<Span> {
+  for (let offset = 0; offset < tokens; offset += most) yield { offset, tokens: Math.min(most, tokens - offset) };
+}
+
+/** Rows of a span of `x [T][H]`. */
+function rows(x: Tensor, { offset, tokens }: Span): Tensor {
+  return x.view(offset * x.shape[1]!, [tokens, x.shape[1]!]);
+}

@@ -1,0 +1,166 @@
+/**
+ * One generation: a stream of tokens, and what it came to.
+ *
+ * @module
+ */
+import { StopMatcher, TextStream } from "../text/stream.ts";
+import type { Tokenizer } from "../text/tokenizer.ts";
+
+/** One generated token. Texts of all tokens joined are the generated text; a token in the middle of a character, or
+ * that may begin a stop string, is handed out together with the token that settles it. */
+export interface GeneratedToken {
+  readonly id: number;
+  readonly text: string;
+  /** Natural logarithm of the token's probability, where asked for. */
+  readonly logprob?: number;
+}
+
+/** Why a generation ended: the end-of-text token, `maxTokens`, a stop string or token, or an abort. */
+export type StopReason = "eos" | "length" | "stop" | "abort";
+
+/** What a generation used. */
+export interface Usage {
+  readonly promptTokens: number;
+  /** Tokens of the prompt whose keys and values the session already held. */
+  readonly reusedTokens: number;
+  readonly generatedTokens: number;
+  readonly prefillTokensPerSecond: number;
+  readonly decodeTokensPerSecond: number;
+  /** Bytes of the cache as allocated, and of an f16 cache for as many tokens. */
+  readonly kvBytes: number;
+  readonly kvF16Bytes: number;
+}
+
+const NO_USAGE: Usage = {
+  promptTokens: 0,
+  reusedTokens: 0,
+  generatedTokens: 0,
+  prefillTokensPerSecond: 0,
+  decodeTokensPerSecond: 0,
+  kvBytes: 0,
+  kvF16Bytes: 0,
+};
+
+/** What {@linkcode Generation.done} resolves to. */
+export interface GenerationResult {
+  readonly text: string;
+  readonly tokens: readonly number[];
+  readonly promptTokens: readonly number[];
+  readonly stopReason: StopReason;
+  readonly usage: Usage;
+}
+
+/** Where a generation's tokens come from: the session. Stops when its consumer returns. */
+export interface TokenSource {
+  readonly promptTokens: readonly number[];
+  /** Yields sampled tokens, without end. */
+  tokens(): AsyncGenerator<{ id: number; logprob: number }, void>;
+  usage(generated: number): Usage;
+}
+
+/** When to end, by what. */
+export interface StopOptions {
+  readonly maxTokens: number;
+  /** Ids that end the text; they are not part of it. */
+  readonly eos: ReadonlySet<number>;
+  readonly stopIds: ReadonlySet<number>;
+  readonly stopStrings: readonly string[];
+  readonly logprobs: boolean;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * A generation under way: iterate it for tokens as they come, await {@linkcode done} for the whole. Breaking out of the
+ * loop and aborting the signal both end it and keep what was made. It runs as it is read; `done` alone runs it too.
+ */
+export class Generation implements AsyncIterable<GeneratedToken> {
+  readonly #open: () => Promise<TokenSource>;
+  readonly #tokenizer: Tokenizer;
+  readonly #stop: StopOptions;
+  readonly #done = Promise.withResolvers<GenerationResult>();
+  #started = false;
+
+  /** Made by `generate`. */
+  constructor(open: () => Promise<TokenSource>, tokenizer: Tokenizer, stop: StopOptions) {
+    this.#open = open;
+    this.#tokenizer = tokenizer;
+    this.#stop = stop;
+    this.#done.promise.catch(() => {}); // an error is the loop's to tell, too
+  }
+
+  /** The whole text, its tokens, why it ended, and what it used. */
+  get done(): Promise<GenerationResult> {
+    if (!this.#started) this.#drain();
+    return this.#done.promise;
+  }
+
+  /** Resolves when the generation is over, whichever way it went. */
+  get ended(): Promise<void> {
+    return this.#done.promise.then(() => {}, () => {});
+  }
+
+  async #drain(): Promise<void> {
+    try {
+      for await (const _ of this);
+    } catch { /* `done` tells it */ }
+  }
+
+  /** Tokens as they come. A generation can be iterated once. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<GeneratedToken, void> {
+    if (this.#started) throw new TypeError("Cannot iterate a generation twice: call generate again");
+    this.#started = true;
+    const { maxTokens, eos, stopIds, stopStrings, logprobs, signal } = this.#stop;
+    const stream = new TextStream(this.#tokenizer, { continues: true }), matcher = new StopMatcher(stopStrings);
+    const ids: number[] = [], held: GeneratedToken[] = [];
+    let text = "", stopReason: StopReason = "abort", source: TokenSource | undefined;
+    /** The held tokens, with `fresh` as the text of the last. */
+    const release = (fresh: string): GeneratedToken[] => {
+      const out = held.splice(0), last = out.pop();
+      text += fresh;
+      return last ? [...out, { ...last, text: fresh }] : [];
+    };
+    try {
+      if (signal?.aborted) return;
+      source = await this.#open();
+      const sampled = source.tokens();
+      try {
+        while (ids.length < maxTokens) {
+          const next = await sampled.next();
+          if (signal?.aborted) return;
+          if (next.done) break; // the context is full
+          const { id, logprob } = next.value;
+          if (eos.has(id)) {
+            stopReason = "eos";
+            break;
+          }
+          ids.push(id);
+          if (stopIds.has(id)) {
+            stopReason = "stop";
+            break;
+          }
+          held.push({ id, text: "", ...(logprobs && { logprob }) });
+          const shown = matcher.push(stream.push(id));
+          if (shown.stopped) {
+            stopReason = "stop";
+            yield* release(shown.text);
+            return;
+          }
+          if (shown.text !== "") yield* release(shown.text);
+        }
+        if (stopReason === "abort") stopReason = "length";
+        const tail = matcher.push(stream.flush());
+        yield* release(tail.stopped ? tail.text : tail.text + matcher.flush());
+      } finally {
+        await sampled.return();
+      }
+    } catch (error) {
+      if (!signal?.aborted) {
+        this.#done.reject(error);
+        throw error;
+      }
+    } finally {
+      const promptTokens = source?.promptTokens ?? [], usage = source?.usage(ids.length) ?? NO_USAGE;
+      this.#done.resolve({ text, tokens: ids, promptTokens, stopReason, usage });
+    }
+  }
+}

@@ -1,0 +1,11 @@
+// Two query heads side by side: a lane's numbers of the heads that share its key/value head.
+alias Heads = vec2f;
+const HEADS: u32 = 2u;
+
+fn heads_of(x: vec4f) -> Heads {
+    return x.xy;
+}
+
+fn heads_all(x: Heads) -> vec4f {
+    return vec4f(x, 0.0, 0.0);
+}

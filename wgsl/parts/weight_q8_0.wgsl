@@ -1,0 +1,34 @@
+// Weights in blocks of 32 bytes with a scale: 16 bytes a unit of 16. Layouts: src/core/weight_layout.ts.
+//
+// Every weight_* part declares these bindings and functions. Units are counted through the matrix, row after row.
+#import dot16
+
+@group(0) @binding(1) var<storage, read> weights: array<vec4u>;
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+
+/// Units that one load brings. A lane takes them together: they are weight_unit(i) for that many consecutive i.
+const WEIGHT_UNITS: u32 = 1u;
+
+/// The i-th unit in the order of loads.
+fn weight_unit(i: u32) -> u32 {
+    return i;
+}
+
+fn bytes_of(unit: u32) -> mat4x4f {
+    let q = weights[unit];
+    return mat4x4f(vec4f(unpack4xI8(q.x)), vec4f(unpack4xI8(q.y)), vec4f(unpack4xI8(q.z)), vec4f(unpack4xI8(q.w)));
+}
+
+fn scale_of(unit: u32) -> f32 {
+    return unpack2x16float(scales[unit >> 2u] >> ((unit & 2u) << 3u)).x;
+}
+
+/// The 16 weights of a unit, in order.
+fn weight16(unit: u32) -> mat4x4f {
+    return scale_of(unit) * bytes_of(unit);
+}
+
+/// Their inner product with 16 numbers.
+fn weight_dot(unit: u32, x: mat4x4f) -> f32 {
+    return scale_of(unit) * dot16(bytes_of(unit), x);
+}
