@@ -20,9 +20,10 @@ export {
   ShaderError,
   UnsupportedModelError,
 } from "./src/core/errors.ts";
-export type { LlamaConfig, RopeScaling } from "./src/core/model.ts";
+export type { LlamaConfig, RopeScaling, WeightType } from "./src/core/model.ts";
 export type { GeneratedToken, Generation, GenerationResult, StopReason, Usage } from "./src/llama/generation.ts";
 export { type KvBits, type KvFigures, type KvOptions, Llama, load, type LoadOptions } from "./src/llama/llama.ts";
+export { inspectModel, type ModelInspection } from "./src/llama/inspect.ts";
 export type { SamplingOptions } from "./src/llama/sampler.ts";
 export type { GenerateOptions, Session } from "./src/llama/session.ts";
 export type { Message } from "./src/text/chat.ts";

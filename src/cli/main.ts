@@ -37,7 +37,6 @@ export async function main(args: string[]): Promise<number> {
   } catch (error) {
     if (!(error instanceof Error)) throw error;
     console.error(error.message);
-    if (Deno.env.get("COMMVQ_DEBUG")) console.error(error.stack);
     return error instanceof UsageError ? 2 : 1;
   }
 }

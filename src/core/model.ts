@@ -37,21 +37,33 @@ export type RopeScaling =
 
 /** A LLaMA's shape and settings. */
 export interface LlamaConfig {
+  /** Tokens: rows of the embedding. */
   readonly vocab: number;
+  /** Width of the residual stream. */
   readonly hidden: number;
+  /** Layers. */
   readonly layers: number;
+  /** Query heads. */
   readonly qHeads: number;
+  /** Key/value heads; each serves `qHeads / kvHeads` query heads. */
   readonly kvHeads: number;
+  /** Channels of a head. */
   readonly headDim: number;
+  /** Width of the feed-forward branch. */
   readonly ffn: number;
   /** Most tokens of a sequence that the model's file allows. */
   readonly context: number;
+  /** Added to the mean square under the root of RMSNorm. */
   readonly normEps: number;
+  /** Base of the rotary frequencies. */
   readonly ropeTheta: number;
+  /** How the frequencies are stretched, if they are. */
   readonly ropeScaling: RopeScaling | null;
   /** Whether the output matrix is the embedding. */
   readonly tiedEmbeddings: boolean;
+  /** Id of the token that begins a text. */
   readonly bos: number | null;
+  /** Ids of the tokens that end a text. */
   readonly eos: readonly number[];
   /** Whether rotary pairs are adjacent rows of Q and K, as GGUF permutes them, and not half a head apart. */
   readonly interleavedRope: boolean;

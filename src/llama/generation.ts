@@ -9,7 +9,9 @@ import type { Tokenizer } from "../text/tokenizer.ts";
 /** One generated token. Texts of all tokens joined are the generated text; a token in the middle of a character, or
  * that may begin a stop string, is handed out together with the token that settles it. */
 export interface GeneratedToken {
+  /** The token's id. */
   readonly id: number;
+  /** The text that it completes, often a word. */
   readonly text: string;
   /** Natural logarithm of the token's probability, where asked for. */
   readonly logprob?: number;
@@ -20,14 +22,19 @@ export type StopReason = "eos" | "length" | "stop" | "abort";
 
 /** What a generation used. */
 export interface Usage {
+  /** Tokens of the prompt. */
   readonly promptTokens: number;
   /** Tokens of the prompt whose keys and values the session already held. */
   readonly reusedTokens: number;
+  /** Tokens generated. */
   readonly generatedTokens: number;
+  /** Tokens of the prompt computed, a second. */
   readonly prefillTokensPerSecond: number;
+  /** Tokens generated after the first, a second. */
   readonly decodeTokensPerSecond: number;
-  /** Bytes of the cache as allocated, and of an f16 cache for as many tokens. */
+  /** Bytes of the cache as allocated. */
   readonly kvBytes: number;
+  /** Bytes of an f16 cache for the tokens of prompt and text. */
   readonly kvF16Bytes: number;
 }
 
@@ -43,10 +50,15 @@ const NO_USAGE: Usage = {
 
 /** What {@linkcode Generation.done} resolves to. */
 export interface GenerationResult {
+  /** The whole generated text. */
   readonly text: string;
+  /** Its ids. */
   readonly tokens: readonly number[];
+  /** Ids of the prompt. */
   readonly promptTokens: readonly number[];
+  /** Why it ended. */
   readonly stopReason: StopReason;
+  /** What it used. */
   readonly usage: Usage;
 }
 

@@ -21,11 +21,13 @@ export type KvBits = 1 | 2 | 16;
 
 /** How the key/value cache is kept. */
 export interface KvOptions {
+  /** Bits an element, or those of keys (`k`) and of values (`v`). */
   bits?: KvBits | { k: KvBits; v: KvBits };
 }
 
 /** Options of {@linkcode load}. */
 export interface LoadOptions {
+  /** How the cache is kept; exact by default. */
   kv?: KvOptions;
   /** Most tokens of a sequence; the model's own context by default, at most 8192. The cache is allocated for it. */
   maxContext?: number;
@@ -127,6 +129,7 @@ export class Llama implements Disposable {
     return this.#engine.config;
   }
 
+  /** Text to ids and back. */
   get tokenizer(): Tokenizer {
     return this.#engine.tokenizer;
   }
@@ -166,6 +169,7 @@ export class Llama implements Disposable {
     return new ExactCache(this.#attention, this.#engine.config.layers, this.maxContext);
   }
 
+  /** Frees the weights, the sessions that `generate` kept, and the device, unless it is the caller's. */
   [Symbol.dispose](): void {
     for (const session of this.#idle.splice(0)) session[Symbol.dispose]();
     this.#owned.dispose();

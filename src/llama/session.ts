@@ -187,6 +187,7 @@ export class Session implements Disposable {
     }
   }
 
+  /** Frees the cache. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;

@@ -2,22 +2,24 @@ import { stageRows } from "../core/codec.ts";
 import { BLOCK, blocks } from "../core/pack.ts";
 import { type EmDims, stageSizes } from "../core/shapes.ts";
 import { residualAt } from "./code_residual.ts";
+import { exact, type Round } from "./round.ts";
 
-/** Squared distance of a token's group to the word of `code`. */
+/** Squared distance of a token's group to the word of `code`; `round = Math.fround` gives the naive f32 version. */
 export function distanceRef(
   residual: ArrayLike<number>,
   words: ArrayLike<number>,
   { headDim, tokens, stage }: EmDims,
   at: { head: number; token: number; group: number; code: number },
+  round: Round = exact,
 ): number {
   const width = headDim / stageSizes(headDim, stage).groups, from = at.head * stageRows(stage) * headDim;
   let sum = 0;
   for (let c = at.group * width; c < (at.group + 1) * width; c++) {
     const x = residual[residualAt(headDim, tokens, at.head, at.token, c)]!;
     const w = stage.kind === "pair"
-      ? words[from + (at.code >> 6) * headDim + c]! + words[from + (64 + (at.code & 63)) * headDim + c]!
+      ? round(words[from + (at.code >> 6) * headDim + c]! + words[from + (64 + (at.code & 63)) * headDim + c]!)
       : words[from + at.code * headDim + c]!;
-    sum += (x - w) ** 2;
+    sum = round(sum + round(round(x - w) ** 2));
   }
   return sum;
 }

@@ -9,7 +9,9 @@ import type { Tokenizer } from "./tokenizer.ts";
 
 /** One message of a conversation. `role` is what the template knows: mostly "system", "user" and "assistant". */
 export interface Message {
+  /** Who speaks: `system`, `user`, `assistant`, or what the model's template knows. */
   role: string;
+  /** What is said. */
   content: string;
 }
 
