@@ -13,8 +13,8 @@ for (const [vocab, most] of [[32000, 1024], [128256, 512]] as const) {
     { length: 6 },
     (_, i) => stack.use(gpu.upload("logits", "f32", shapes.p, data.map((x) => x + 0.01 * i * Math.cos(x)))),
   );
-  for (const lanes of [256, 512]) {
-    const op = await KlRows.create(gpu, { lanes });
+  for (const lanes of [256, 1024]) {
+    const op = await KlRows.create(gpu, vocab, { lanes });
     await time(
       `kl_rows ${tokens}x${vocab} lanes=${lanes}`,
       2 * data.byteLength,

@@ -15,8 +15,8 @@ for (const [vocab, most] of [[32000, 1024], [128256, 512]] as const) {
     { length: Math.min(copies, 8) },
     () => stack.use(gpu.upload("logits", "f32", shapes.logits, data)),
   );
-  for (const lanes of [256, 512]) {
-    const op = await ScoreRows.create(gpu, { lanes });
+  for (const lanes of [256, 1024]) {
+    const op = await ScoreRows.create(gpu, vocab, { lanes });
     await time(
       `score_rows ${tokens}x${vocab} lanes=${lanes}`,
       data.byteLength,

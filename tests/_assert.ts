@@ -1,6 +1,6 @@
 /** Assertions on arrays of numbers, and sample data that tests something. */
 import { assert, AssertionError } from "@std/assert";
-import { Rng } from "../src/core/rng.ts";
+import type { Rng } from "../src/core/rng.ts";
 
 /** Root of the summed squares of `a - b`, over that of `b`. */
 export function relativeError(a: ArrayLike<number>, b: ArrayLike<number>): number {

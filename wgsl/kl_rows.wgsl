@@ -20,45 +20,60 @@ struct Params {
 @group(0) @binding(2) var<storage, read> q: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-/// A lane's largest logit so far, and its sum of exp(logit - largest), after one more.
-fn absorb(ms: vec2f, x: f32) -> vec2f {
-    if x > ms.x { return vec2f(x, ms.y * exp(ms.x - x) + 1.0); }
-    return vec2f(ms.x, ms.y + exp(x - ms.x));
+fn p_at(row: u32, i: u32) -> f32 {
+    return select(F32_LOWEST, p[row * params.vocab + i], i < params.vocab);
+}
+
+fn q_at(row: u32, i: u32) -> f32 {
+    return select(F32_LOWEST, q[row * params.vocab + i], i < params.vocab);
+}
+
+/// Four of a lane's logits, loaded at once.
+fn p_quad(row: u32, i: u32) -> vec4f {
+    return vec4f(p_at(row, i), p_at(row, i + WG), p_at(row, i + 2u * WG), p_at(row, i + 3u * WG));
+}
+
+fn q_quad(row: u32, i: u32) -> vec4f {
+    return vec4f(q_at(row, i), q_at(row, i + WG), q_at(row, i + 2u * WG), q_at(row, i + 3u * WG));
+}
+
+/// A lane's largest logit so far, and its sum of exp(logit - largest), after four more.
+fn absorb(ms: vec2f, x: vec4f) -> vec2f {
+    let most = max(max(max(x.x, x.y), max(x.z, x.w)), ms.x);
+    return vec2f(most, ms.y * exp(ms.x - most) + dot(exp(x - most), vec4f(1.0)));
 }
 
 /// f(d), by its series where it would cancel.
-fn excess(d: f32) -> f32 {
+fn excess(d: vec4f) -> vec4f {
     let series = d * d * (0.5 - d * (0.16666667 - d * (0.041666667 - d * (0.0083333333 - d * 0.0013888889))));
-    return select(exp(-d) - 1.0 + d, series, abs(d) < 0.125);
+    return select(exp(-d) - 1.0 + d, series, abs(d) < vec4f(0.125));
 }
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let first = wg.x * params.vocab;
+    let row = wg.x;
     var p_lane = vec2f(F32_LOWEST, 0.0);
     var q_lane = vec2f(F32_LOWEST, 0.0);
-    for (var i = lane; i < params.vocab; i += WG) {
-        p_lane = absorb(p_lane, p[first + i]);
-        q_lane = absorb(q_lane, q[first + i]);
+    for (var i = lane; i < params.vocab; i += 4u * WG) {
+        p_lane = absorb(p_lane, p_quad(row, i));
+        q_lane = absorb(q_lane, q_quad(row, i));
     }
     let p_most = workgroup_max(p_lane.x, lane);
     let q_most = workgroup_max(q_lane.x, lane);
     let scaled = vec2f(p_lane.y * exp(p_lane.x - p_most), q_lane.y * exp(q_lane.x - q_most));
-    let s = workgroup_sum4(vec4f(scaled, 0.0, 0.0), lane).xy;
-    let log_s = log(s);
-
+    let log_s = log(workgroup_sum4(vec4f(scaled, 0.0, 0.0), lane).xy);
     let apart = (p_most - q_most) + (log_s.x - log_s.y);
 
-    var sum = 0.0;
-    for (var i = lane; i < params.vocab; i += WG) {
-        let mass = exp(p[first + i] - p_most - log_s.x);
-        let d = p[first + i] - q[first + i] - apart;
-        if mass > 0.0 && d > -16.0 {
-            sum += mass * excess(d);
-        } else {
-            sum += exp(q[first + i] - q_most - log_s.y) - select(0.0, mass - mass * d, mass > 0.0);
-        }
+    var sum = vec4f();
+    for (var i = lane; i < params.vocab; i += 4u * WG) {
+        let a = p_quad(row, i);
+        let b = q_quad(row, i);
+        let mass = exp(a - p_most - log_s.x);
+        let possible = mass > vec4f();
+        let d = a - b - apart;
+        let far = exp(b - q_most - log_s.y) - select(vec4f(), mass - mass * d, possible); // p is nothing beside q
+        sum += select(far, mass * excess(d), possible & (d > vec4f(-16.0)));
     }
-    let kl = workgroup_sum(sum, lane);
+    let kl = workgroup_sum(dot(sum, vec4f(1.0)), lane);
     if lane == 0u { out[wg.x] = kl; }
 }

@@ -112,14 +112,21 @@ fn fold(value: f32, lane: u32) -> f32 {
     return sum;
 }
 
+/// A workgroup's sum for candidate `lane & 15`.
+fn sum_of(first: u32, group: u32, lane: u32) -> f32 {
+    return select(0.0, sums[(first + group) * 16u + (lane & 15u)], group < params.groups);
+}
+
 /// The thresholds as the passes before params.pass_index settle them.
 fn settled(lane: u32) -> vec4u {
     if params.pass_index == 0u { return vec4u(0u, 0u, 0u, bitcast<u32>(most_of_all(lane))); }
     let last = params.pass_index - 1u;
     var found = state[last];
+    let first = (last & 1u) * params.groups;
     var sum = 0.0;
-    for (var g = lane >> 4u; g < params.groups; g += WG / 16u) {
-        sum += sums[((last & 1u) * params.groups + g) * 16u + (lane & 15u)];
+    for (var g = lane >> 4u; g < params.groups; g += WG / 4u) { // four loads under way at once
+        sum += (sum_of(first, g, lane) + sum_of(first, g + WG / 16u, lane)) +
+            (sum_of(first, g + WG / 8u, lane) + sum_of(first, g + 3u * WG / 16u, lane));
     }
     let total = fold(sum, lane);
     workgroupBarrier();
@@ -179,9 +186,12 @@ fn scan(group: u32, lane: u32) {
         kept = kept & (y - bitcast<f32>(found.w) >= vec4f(params.margin));
     }
     var draw = y;
-    if params.temperature > 0.0 { draw += params.temperature * gumbel(quad); }
-    draw = select(vec4f(F32_LOWEST), max(draw, vec4f(F32_LOWEST)), kept);
-    let best = workgroup_max(max(max(draw.x, draw.y), max(draw.z, draw.w)), lane);
+    var best = m;
+    if params.temperature > 0.0 {
+        draw = max(y + params.temperature * gumbel(quad), vec4f(F32_LOWEST));
+        draw = select(vec4f(F32_LOWEST), draw, kept);
+        best = workgroup_max(max(max(draw.x, draw.y), max(draw.z, draw.w)), lane);
+    }
     let first = select(vec4f(F32_LOWEST), -vec4f(ids), draw == vec4f(best)); // ids are below 2^24
     let id = -workgroup_max(max(max(first.x, first.y), max(first.z, first.w)), lane);
     if lane == 0u { partials[params.truncated * params.groups + group] = vec4f(m, s, best, id); }
@@ -196,7 +206,8 @@ fn pick(lane: u32) {
         best_lane = max(best_lane, partials[first + g].z);
     }
     let m = workgroup_max(m_lane, lane);
-    let best = workgroup_max(best_lane, lane);
+    var best = m;
+    if params.temperature > 0.0 { best = workgroup_max(best_lane, lane); }
     var s_lane = 0.0;
     var id_lane = F32_LOWEST;
     for (var g = lane; g < params.groups; g += WG) {

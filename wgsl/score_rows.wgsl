@@ -21,25 +21,31 @@ struct Params {
 @group(0) @binding(2) var<storage, read> targets: array<u32>;
 @group(0) @binding(3) var<storage, read_write> scores: array<vec4u>;
 
+fn logit(row: u32, i: u32) -> f32 {
+    return select(F32_LOWEST, logits[row * params.vocab + i], i < params.vocab);
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let first = wg.x * params.vocab;
+    let row = wg.x;
     var m_lane = F32_LOWEST;
     var s_lane = 0.0;
     var top_lane = f32(lane); // ids are below 2^24
-    for (var i = lane; i < params.vocab; i += WG) {
-        let x = logits[first + i];
-        if x > m_lane {
-            s_lane = s_lane * exp(m_lane - x) + 1.0;
-            m_lane = x;
-            top_lane = f32(i);
-        } else { s_lane += exp(x - m_lane); }
+    for (var i = lane; i < params.vocab; i += 4u * WG) { // four loads under way at once
+        let x = vec4f(logit(row, i), logit(row, i + WG), logit(row, i + 2u * WG), logit(row, i + 3u * WG));
+        let most = max(max(x.x, x.y), max(x.z, x.w));
+        if most > m_lane {
+            s_lane *= exp(m_lane - most);
+            m_lane = most;
+            top_lane = f32(i + WG * select(select(select(3u, 2u, x.z == most), 1u, x.y == most), 0u, x.x == most));
+        }
+        s_lane += dot(exp(x - m_lane), vec4f(1.0));
     }
     let m = workgroup_max(m_lane, lane);
     let top = -workgroup_max(select(F32_LOWEST, -top_lane, m_lane == m), lane);
     let s = workgroup_sum(s_lane * exp(m_lane - m), lane);
     if lane == 0u {
-        let nll = (m - logits[first + targets[wg.x]]) + log(s);
-        scores[wg.x] = vec4u(u32(top), bitcast<vec3u>(vec3f(m, m + log(s), nll)));
+        let nll = (m - logits[row * params.vocab + targets[row]]) + log(s);
+        scores[row] = vec4u(u32(top), bitcast<vec3u>(vec3f(m, m + log(s), nll)));
     }
 }

@@ -4,6 +4,11 @@ import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
 import { score_rows } from "../gpu/wgsl.gen.ts";
 
+/** Picks the lanes per workgroup: one for sixteen tokens, capped by the device. Pure. */
+export function chooseScoreRowsLanes(vocab: number, maxLanes: number): number {
+  return Math.min(1024, Math.max(32, 2 ** Math.ceil(Math.log2(vocab / 16))), maxLanes);
+}
+
 /** One row's judgement: the likeliest token and its logit, log-sum-exp, and the target's negative log-likelihood. */
 export interface RowScore {
   readonly top: number;
@@ -17,8 +22,10 @@ export interface RowScore {
 export class ScoreRows {
   private constructor(readonly kernel: Kernel<typeof score_rows>) {}
 
-  static async create(gpu: Gpu, options: { lanes?: number } = {}): Promise<ScoreRows> {
-    return new ScoreRows(await Kernel.create(gpu, score_rows, { WG: options.lanes ?? 256 }));
+  /** Made for rows of `vocab` logits, and right for any. */
+  static async create(gpu: Gpu, vocab: number, options: { lanes?: number } = {}): Promise<ScoreRows> {
+    const { lanes = chooseScoreRowsLanes(vocab, gpu.limits.maxComputeInvocationsPerWorkgroup) } = options;
+    return new ScoreRows(await Kernel.create(gpu, score_rows, { WG: lanes }));
   }
 
   /** Takes `logits f32 [T][V]` and `targets u32 [T]`; {@linkcode rowScores} reads `scores u32 [T][4]`. */

@@ -86,14 +86,14 @@ export interface StopOptions {
  * loop and aborting the signal both end it and keep what was made. It runs as it is read; `done` alone runs it too.
  */
 export class Generation implements AsyncIterable<GeneratedToken> {
-  readonly #open: () => Promise<TokenSource>;
+  readonly #open: () => TokenSource;
   readonly #tokenizer: Tokenizer;
   readonly #stop: StopOptions;
   readonly #done = Promise.withResolvers<GenerationResult>();
   #started = false;
 
   /** Made by `generate`. */
-  constructor(open: () => Promise<TokenSource>, tokenizer: Tokenizer, stop: StopOptions) {
+  constructor(open: () => TokenSource, tokenizer: Tokenizer, stop: StopOptions) {
     this.#open = open;
     this.#tokenizer = tokenizer;
     this.#stop = stop;
@@ -133,7 +133,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     };
     try {
       if (signal?.aborted) return;
-      source = await this.#open();
+      source = this.#open();
       const sampled = source.tokens();
       try {
         while (ids.length < maxTokens) {

@@ -12,7 +12,7 @@ import { Gpu } from "../gpu/gpu.ts";
 import { encodeChat, type Message } from "../text/chat.ts";
 import { createTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { Decoder } from "./decoder.ts";
-import { Generation } from "./generation.ts";
+import type { Generation } from "./generation.ts";
 import { type GenerateOptions, Session } from "./session.ts";
 import { loadWeights } from "./weights.ts";
 

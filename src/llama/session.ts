@@ -91,7 +91,7 @@ export class Session implements Disposable {
     return new Session(this.#engine, this.#cache.fork(), this.#tokens);
   }
 
-  async #open(prompt: string | readonly Message[], options: GenerateOptions): Promise<TokenSource> {
+  #open(prompt: string | readonly Message[], options: GenerateOptions): TokenSource {
     this.#expectIdle("generate");
     const ids = this.#engine.encode(prompt);
     if (ids.length === 0) {

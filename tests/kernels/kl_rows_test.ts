@@ -2,7 +2,7 @@ import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/ass
 import { Rng } from "../../src/core/rng.ts";
 import { klRowsShapes } from "../../src/core/shapes.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
-import { KlRows } from "../../src/kernels/kl_rows.ts";
+import { chooseKlRowsLanes, KlRows } from "../../src/kernels/kl_rows.ts";
 import { klRowsRef } from "../../src/ref/kl_rows.ts";
 import { assertAsAccurateAs, normals } from "../_assert.ts";
 import { onEachText, poisoned } from "../_gpu.ts";
@@ -12,7 +12,7 @@ async function run(gpu: Gpu, p: Float32Array, q: Float32Array, tokens: number, l
   using pT = gpu.upload("p", "f32", shapes.p, p);
   using qT = gpu.upload("q", "f32", shapes.q, q);
   using out = poisoned(gpu, "out", shapes.out);
-  const op = await KlRows.create(gpu, { lanes }), commands = gpu.commands();
+  const op = await KlRows.create(gpu, p.length / tokens, { lanes }), commands = gpu.commands();
   op.encode(commands, { p: pT, q: qT, out });
   commands.submit();
   return await gpu.readF32(out);
@@ -20,16 +20,19 @@ async function run(gpu: Gpu, p: Float32Array, q: Float32Array, tokens: number, l
 
 Deno.test("kl_rows", (t) =>
   onEachText(t, async (gpu, t) => {
-    for (const [tokens, vocab, lanes] of [[3, 1, 256], [5, 7, 64], [4, 8192, 256], [2, 128256, 256]] as const) {
+    for (const [tokens, vocab, lanes] of [[3, 1, 256], [5, 7, 64], [4, 8192, 256], [2, 128256, undefined]] as const) {
       for (const apart of [3, 0.1, 1e-3]) {
-        await t.step(`is as accurate as f32 at ${tokens}x${vocab}, ${apart} apart, ${lanes} lanes`, async () => {
-          const rng = new Rng(6), p = normals(rng, tokens * vocab, 3);
-          const q = p.map((x) => x + apart * rng.normal() + 0.5);
-          const actual = await run(gpu, p, q, tokens, lanes), exact = klRowsRef(p, q, tokens);
-          assertAsAccurateAs(actual, klRowsRef(p, q, tokens, Math.fround), exact);
-          // Better than f32 by the definition: small divergences keep their digits.
-          actual.forEach((kl, t) => assertAlmostEquals(kl, exact[t]!, 1e-4 * exact[t]! + 1e-12));
-        });
+        await t.step(
+          `is as accurate as f32 at ${tokens}x${vocab}, ${apart} apart, ${lanes ?? "chosen"} lanes`,
+          async () => {
+            const rng = new Rng(6), p = normals(rng, tokens * vocab, 3);
+            const q = p.map((x) => x + apart * rng.normal() + 0.5);
+            const actual = await run(gpu, p, q, tokens, lanes), exact = klRowsRef(p, q, tokens);
+            assertAsAccurateAs(actual, klRowsRef(p, q, tokens, Math.fround), exact);
+            // Better than f32 by the definition: small divergences keep their digits.
+            actual.forEach((kl, t) => assertAlmostEquals(kl, exact[t]!, 1e-4 * exact[t]! + 1e-12));
+          },
+        );
       }
     }
     await t.step("is 0 for equal rows, and for rows that differ by a constant", async () => {
@@ -52,10 +55,16 @@ Deno.test("kl_rows", (t) =>
       assert(huge! >= 0 && huge! < 1e-6, `${huge}`);
     });
     await t.step("rejects a wrong shape by name", async () => {
-      const op = await KlRows.create(gpu), x = gpu.alloc("x", "f32", [2, 8]), y = gpu.alloc("y", "f32", [2, 4]);
+      const op = await KlRows.create(gpu, 8), x = gpu.alloc("x", "f32", [2, 8]), y = gpu.alloc("y", "f32", [2, 4]);
       assertThrows(() => op.encode(gpu.commands(), { p: x, q: y, out: x }), TypeError, "'q' must have shape [2,8]");
     });
   }));
+
+Deno.test("chooseKlRowsLanes() stays within the device", () => {
+  for (const vocab of [1, 8192, 128256]) {
+    for (const most of [64, 256, 1024]) assert(chooseKlRowsLanes(vocab, most) <= most);
+  }
+});
 
 Deno.test("klRowsRef() agrees with a case by hand", () => {
   const p = Float32Array.from([1, 1], Math.log), q = Float32Array.from([1, 3], Math.log);

@@ -2,7 +2,7 @@ import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/ass
 import { Rng } from "../../src/core/rng.ts";
 import { scoreRowsShapes } from "../../src/core/shapes.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
-import { type RowScore, rowScores, ScoreRows } from "../../src/kernels/score_rows.ts";
+import { chooseScoreRowsLanes, type RowScore, rowScores, ScoreRows } from "../../src/kernels/score_rows.ts";
 import { scoreRowsRef } from "../../src/ref/score_rows.ts";
 import { assertAsAccurateAs, normals } from "../_assert.ts";
 import { onEachText } from "../_gpu.ts";
@@ -12,7 +12,7 @@ async function run(gpu: Gpu, logits: Float32Array, targets: Uint32Array, lanes?:
   using logitsT = gpu.upload("logits", "f32", shapes.logits, logits);
   using targetsT = gpu.upload("targets", "u32", shapes.targets, targets);
   using scores = gpu.upload("scores", "u32", shapes.scores, new Uint32Array(4 * tokens).fill(0x7fc00000));
-  const op = await ScoreRows.create(gpu, { lanes }), commands = gpu.commands();
+  const op = await ScoreRows.create(gpu, vocab, { lanes }), commands = gpu.commands();
   op.encode(commands, { logits: logitsT, targets: targetsT, scores });
   commands.submit();
   return rowScores(await gpu.read(scores));
@@ -20,8 +20,8 @@ async function run(gpu: Gpu, logits: Float32Array, targets: Uint32Array, lanes?:
 
 Deno.test("score_rows", (t) =>
   onEachText(t, async (gpu, t) => {
-    for (const [tokens, vocab, lanes] of [[3, 1, 256], [5, 7, 64], [4, 8192, 256], [2, 128256, 256]] as const) {
-      await t.step(`is right at ${tokens}x${vocab}, ${lanes} lanes`, async () => {
+    for (const [tokens, vocab, lanes] of [[3, 1, 256], [5, 7, 64], [4, 8192, 256], [2, 128256, undefined]] as const) {
+      await t.step(`is right at ${tokens}x${vocab}, ${lanes ?? "chosen"} lanes`, async () => {
         const rng = new Rng(5), logits = normals(rng, tokens * vocab, 3);
         const targets = Uint32Array.from({ length: tokens }, () => rng.below(vocab));
         targets[0] = scoreRowsRef(logits, targets).top[0]!; // a likely one, too
@@ -66,7 +66,7 @@ Deno.test("score_rows", (t) =>
       assert(score!.nll >= 0 && score!.nll < 1e-7, `${score!.nll}`);
     });
     await t.step("rejects a wrong shape by name", async () => {
-      const op = await ScoreRows.create(gpu), x = gpu.alloc("x", "f32", [2, 8]);
+      const op = await ScoreRows.create(gpu, 8), x = gpu.alloc("x", "f32", [2, 8]);
       assertThrows(
         () => op.encode(gpu.commands(), { logits: x, targets: x, scores: x }),
         TypeError,
@@ -74,6 +74,12 @@ Deno.test("score_rows", (t) =>
       );
     });
   }));
+
+Deno.test("chooseScoreRowsLanes() stays within the device", () => {
+  for (const vocab of [1, 8192, 128256]) {
+    for (const most of [64, 256, 1024]) assert(chooseScoreRowsLanes(vocab, most) <= most);
+  }
+});
 
 Deno.test("scoreRowsRef() agrees with a case by hand", () => {
   const logits = Float32Array.from([1, 2, 5], (x) => Math.log(x)), got = scoreRowsRef(logits, [1]);

@@ -13,12 +13,17 @@ export interface ParseOptions {
   unknown?: (arg: string, key?: string, value?: unknown) => unknown;
 }
 
+/** What `parseArgs` gives: options by name, positional arguments under `_`. */
+export type Parsed = { _: (string | number)[] } & {
+  // deno-lint-ignore no-explicit-any -- the original's type is computed from the options; callers narrow it
+  [name: string]: any;
+};
+
 /** Parses flags into an object with positional arguments under `_`, as @std/cli does. */
-// deno-lint-ignore no-explicit-any -- the original's result type is computed; callers narrow it
 export function parseArgs(
   args: string[],
   options: ParseOptions = {},
-): Record<string, any> & { _: (string | number)[] } {
+): Parsed {
   const { string = [], boolean = [], collect = [], alias = {}, default: defaults = {}, unknown } = options;
   const canonical = new Map(Object.entries(alias).map(([name, other]) => [other, name]));
   const { tokens } = nodeParseArgs({
@@ -30,8 +35,7 @@ export function parseArgs(
       ...boolean.map((name) => [name, { type: "boolean" as const }]),
     ]),
   });
-  // deno-lint-ignore no-explicit-any -- as above
-  const out: Record<string, any> & { _: (string | number)[] } = { _: [] };
+  const out: Parsed = { _: [] };
   for (const name of boolean) out[name] = defaults[name] ?? false;
   for (const [name, value] of Object.entries(defaults)) out[name] = value;
   for (const token of tokens) {
