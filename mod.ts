@@ -12,6 +12,9 @@
  *
  * @module
  */
+export { distortionChart, distortionTable } from "./src/codebook/report.ts";
+export { type Codebook, readCodebook, truncate, writeCodebook } from "./src/codebook/file.ts";
+export { type CodebookProgress, type RecordedDistortion, recordedDistortion } from "./src/codebook/train_codebook.ts";
 export {
   DeviceLostError,
   FileFormatError,
@@ -24,6 +27,7 @@ export type { LlamaConfig, RopeScaling, WeightType } from "./src/core/model.ts";
 export type { GeneratedToken, Generation, GenerationResult, StopReason, Usage } from "./src/llama/generation.ts";
 export { type KvBits, type KvFigures, type KvOptions, Llama, load, type LoadOptions } from "./src/llama/llama.ts";
 export { inspectModel, type ModelInspection } from "./src/llama/inspect.ts";
+export { trainCodebooks, type TrainCodebooksOptions } from "./src/llama/train.ts";
 export type { SamplingOptions } from "./src/llama/sampler.ts";
 export type { GenerateOptions, Session } from "./src/llama/session.ts";
 export type { Message } from "./src/text/chat.ts";

@@ -5,6 +5,7 @@
 import type { Commands } from "../src/gpu/commands.ts";
 import { Gpu } from "../src/gpu/gpu.ts";
 import type { Tensor } from "../src/gpu/tensor.ts";
+import { Copy } from "../src/kernels/copy.ts";
 import { gpuTimes } from "../src/gpu/timing.ts";
 
 /** Bytes that a bench's rotated buffers should total, so that no repetition finds its data in a cache. */
@@ -18,18 +19,10 @@ export function bench(): Promise<{ gpu: Gpu; copyGBps: number }> {
     const gpu = await Gpu.create();
     const software = /llvmpipe|swiftshader/i.test(gpu.description);
     const bytes = Math.min(gpu.maxBytes, software ? 2 ** 24 : 2 ** 30);
-    using a = gpu.alloc("copy source", "u32", [bytes / 4]), b = gpu.alloc("copy target", "u32", [bytes / 4]);
-    const start = () => performance.now();
-    const run = async (n: number) => {
-      const commands = gpu.commands(), at = start();
-      for (let i = 0; i < n; i++) commands.copy(a, b);
-      commands.submit();
-      await gpu.read(a.view(0, [4]));
-      return (performance.now() - at) / 1e3;
-    };
-    await run(2);
-    const few = await run(2), many = await run(12);
-    const copyGBps = 2 * bytes * 10 / (many - few) / 1e9;
+    using source = gpu.alloc("copy source", "u32", [bytes / 4]), copied = gpu.alloc("copied", "u32", [bytes / 4]);
+    const op = await Copy.create(gpu), encode = (commands: Commands) => op.encode(commands, { source, copied });
+    await gpuTimes(gpu, 3, encode);
+    const times = (await gpuTimes(gpu, 10, encode)).toSorted(), copyGBps = 2 * bytes / times[5]! / 1e9;
     console.log(`# ${gpu.description}; copy ${copyGBps.toFixed(0)} GB/s`);
     return { gpu, copyGBps };
   })();

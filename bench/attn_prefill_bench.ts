@@ -45,3 +45,18 @@ for (const [tokens, seen, variants] of cases) {
     );
   }
 }
+
+// Two passes with masks, as evaluation makes them, beside the causal one of the same tokens.
+{
+  const tokens = software ? 64 : 4096, dims = { ...heads, tokens, capacity: tokens, states: 2 };
+  const shapes = attnPrefillShapes(dims), window = 64, sinks = 4;
+  using q = random(gpu, "q", "f32", shapes.q), out = gpu.alloc("out", "f32", shapes.out);
+  using keys = random(gpu, "keys", "u32", shapes.keys), values = random(gpu, "values", "u32", shapes.values);
+  using md = gpu.alloc("md", "f32", shapes.md);
+  for (const mask of ["near", "far"] as const) {
+    const op = await AttnPrefill.create(gpu, heads, { mask }), io = { q, keys, values, out, md };
+    await time(`attn_prefill T=${tokens} ${mask} window=${window} sinks=${sinks}`, traffic(io), (commands) => {
+      op.encode(commands, io, { tokens, start: 0, seen: 1, window, sinks });
+    }, { repetitions: software ? 3 : 10 });
+  }
+}

@@ -1,6 +1,6 @@
 // attn_prefill: causal attention of many new tokens to an exact cache, tile by tile with an online softmax.
 //
-//   s[n]   = sum_c q[t][h][c] * keys[k][start + n][c]       n < seen + t
+//   s[n]   = sum_c q[t][h][c] * keys[k][start + n][c]       n < seen + t, and as MASK says
 //   out[c] = sum_n exp(s[n] - m) * values[k][start + n][c], m = max_n s[n], over d = sum_n exp(s[n] - m) unless PARTIAL
 //   md     = (m, d)
 //
@@ -14,8 +14,11 @@
 // HEAD_DIM / 8, holds 8 x 4 scores and 8 x 8 outputs a lane in registers. What the lanes share goes through strips of
 // eight vec4f: of queries, eight rows by four channels; of keys, eight channels by four keys; of values, four keys by
 // eight channels (four of each half of the head); of weights, eight rows by four keys. The ninth vec4f of a strip keeps
-// neighbours in different banks. Tiles that no row sees are skipped; the first slot is seen by every row, so no row is
-// empty.
+// neighbours in different banks. Tiles that no row sees are skipped. A row that sees nothing, as a mask can have it,
+// has m = F32_LOWEST, d = 0; without a mask every row sees the first slot.
+//
+// MASK: 0 is causal; 1 keeps what is near, the first `sinks` slots and the last `window` up to the token itself; 2 keeps
+// the others. The last two need PARTIAL.
 
 const ROWS: u32 = 64u;        // @param rows per workgroup, a multiple of 8
 const HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 8
@@ -23,6 +26,7 @@ const GROUP: u32 = 4u;        // @param query heads per key/value head
 const SLICE: u32 = 16u;       // @param channels of queries and keys staged at once: a multiple of 8 that divides HEAD_DIM
 const HELD: u32 = 16u;        // @param values staged at once: a multiple of 4 that divides HEAD_DIM / 2
 const PARTIAL: bool = false;  // @param leave the outputs as they add up
+const MASK: u32 = 0u;         // @param what a token sees: 0 all before it, 1 the near of them, 2 the far of them
 const KEYS: u32 = HEAD_DIM / 2u;
 const RANKS: u32 = ROWS / 8u;    // lanes down the rows
 const FILES: u32 = HEAD_DIM / 8u; // lanes across keys and channels
@@ -40,6 +44,8 @@ struct Params {
     seen: u32,     // slots that the first token sees; each later one sees one more
     state: u32,    // the partial state to write
     capacity: u32,
+    window: u32,   // newest slots that are near, the token's own included
+    sinks: u32,    // first slots that are near
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;
@@ -90,14 +96,28 @@ fn rows_scale(x: Rows, upper: vec4f, lower: vec4f) -> Rows {
     );
 }
 
-/// Hides keys at or past `limits`, row by row.
+/// Which of four keys a row that sees `limit` slots keeps.
+fn keeps(key: vec4u, limit: u32) -> vec4<bool> {
+    let causal = key < vec4u(limit);
+    if MASK == 0u { return causal; }
+    let near = (key < vec4u(params.sinks)) | (key + params.window >= vec4u(limit));
+    return causal & (near == vec4<bool>(MASK == 1u));
+}
+
+/// Whether no row, of which the first sees `least` slots and the last `most`, keeps a key of the tile at `n`.
+fn skips(n: u32, least: u32, most: u32) -> bool {
+    if MASK == 1u { return n >= params.sinks && n + KEYS + params.window <= least; }
+    return MASK == 2u && (n + KEYS <= params.sinks || n + params.window >= most);
+}
+
+/// Hides keys that rows do not keep.
 fn rows_mask(x: Rows, key: vec4u, upper: vec4u, lower: vec4u) -> Rows {
     let low = vec4f(F32_LOWEST);
     return Rows(
-        select(low, x.a, key < vec4u(upper.x)), select(low, x.b, key < vec4u(upper.y)),
-        select(low, x.c, key < vec4u(upper.z)), select(low, x.d, key < vec4u(upper.w)),
-        select(low, x.e, key < vec4u(lower.x)), select(low, x.f, key < vec4u(lower.y)),
-        select(low, x.g, key < vec4u(lower.z)), select(low, x.h, key < vec4u(lower.w)),
+        select(low, x.a, keeps(key, upper.x)), select(low, x.b, keeps(key, upper.y)),
+        select(low, x.c, keeps(key, upper.z)), select(low, x.d, keeps(key, upper.w)),
+        select(low, x.e, keeps(key, lower.x)), select(low, x.f, keeps(key, lower.y)),
+        select(low, x.g, keeps(key, lower.z)), select(low, x.h, keeps(key, lower.w)),
     );
 }
 
@@ -247,7 +267,9 @@ fn main(
     var m_e = vec4f(F32_LOWEST);
     var d_a = vec4f(0.0); // sums over this lane's keys only
     var d_e = vec4f(0.0);
+    let least = params.seen + row / GROUP;
     for (var n = 0u; n < place.end; n += KEYS) {
+        if skips(n, least, place.end) { continue; }
         var s = zero;
         for (var channel = 0u; channel < HEAD_DIM; channel += SLICE) {
             workgroupBarrier();
@@ -260,7 +282,7 @@ fn main(
                 s = rows_madd(s, sh_staged[(2u * i + 1u) * Q_STRIDE + rank], k[4], k[5], k[6], k[7]);
             }
         }
-        if n + KEYS > params.seen + row / GROUP { // some row does not see the whole tile
+        if MASK != 0u || n + KEYS > least { // some row may not see the whole tile
             s = rows_mask(s, n + 4u * file + vec4u(0u, 1u, 2u, 3u), limit_a, limit_e);
         }
 
@@ -274,7 +296,8 @@ fn main(
             top_e = max(top_e, sh_weights[i][1]);
         }
         workgroupBarrier();
-        let w = rows_exp(s, top_a, top_e);
+        let floor = vec4f(0.5 * F32_LOWEST); // a row that has seen nothing yet weighs nothing
+        let w = rows_exp(s, max(top_a, floor), max(top_e, floor));
         sh_weights[lane] = Strip(w.a, w.b, w.c, w.d, w.e, w.f, w.g, w.h, vec4f(0.0));
         let shrink_a = exp(m_a - top_a);
         let shrink_e = exp(m_e - top_e);

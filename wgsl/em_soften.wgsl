@@ -1,30 +1,29 @@
 // em_soften: the soft E step of a pair stage, as published (commvq.md 2.2), where many words share a token.
 //
 //   w_ab = exp((d_min - d_ab) / T) / Z,   d_ab = |x - u_a - v_b|, not squared
-//   weights[h][t] = sum_b w_ab [64 a], sum_a w_ab [64 b];   sums[h][chunk][at..] = sum_t w_ab [64 a][64 b]
+//   weights[h][t] = sum_b w_ab [64 a], sum_a w_ab [64 b];   counts[h][part] = sum_t w_ab [64 a][64 b]
 //
 //   residual  f32  [H][blocks][HEAD_DIM][32]
 //   table     u32  [H][128][PAIRS], gram f32 [H][4224]   as in em_assign
 //   weights   f32  [H][blocks][32][128]
-//   sums      f32  [H][chunks][stride]                   as in em_accumulate, which writes the rest
+//   counts    f32  [H][parts][64][64]
 //
-// One workgroup of 64 lanes per chunk of CHUNK tokens (x) and head (y). Lane i finds row i's least distance; rows with
-// none within REACH * T of the token's least weigh nothing and are skipped, all but a few once T is small; of the others
-// lane i takes column i. A lane alone touches its column of the counts, so they need no atomics.
+// One workgroup of 64 lanes per part of two blocks (x) and head (y): no more, as Mesa's CPU driver ends an invocation
+// after 65,535 rounds of loops. Lane i finds row i's least distance; rows with none within REACH * T of the token's least
+// weigh nothing and are skipped, all but a few once T is small; of the others lane i takes column i. A lane alone touches
+// its column of the counts, so they need no atomics.
 #import stage_search
 #import reduce
 
 const WG: u32 = 64u;
 const HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8
-const CHUNK: u32 = 1024u;   // @param tokens of a chunk, a multiple of 32
+const PART: u32 = 2u;       // blocks of a part
 const REACH: f32 = 18.0;    // exp(-18) is 2^-26
 
 struct Params {
     tokens: u32,
     blocks: u32,
-    chunks: u32,
-    stride: u32,
-    at: u32,      // of the counts in a chunk's sums
+    parts: u32,
     inverse: f32, // 1 / T
 }
 @group(0) @binding(0) var<uniform> params: Params;
@@ -32,7 +31,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> table: array<vec4u>;
 @group(0) @binding(3) var<storage, read> gram: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> weights: array<f32>;
-@group(0) @binding(5) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(5) var<storage, read_write> counts: array<f32>;
 
 var<workgroup> sh_alpha: array<vec4f, 512>; // [64 a][32 tokens]
 var<workgroup> sh_row: array<f32, 64>;      // least squared distance of each row
@@ -68,10 +67,10 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
     let head = wg.y;
     let row = head * 128u;
     let gram_at = head * 1056u;
-    let counts = (head * params.chunks + wg.x) * params.stride + params.at + lane;
-    for (var a = 0u; a < 64u; a++) { sums[counts + a * 64u] = 0.0; }
+    let own = (head * params.parts + wg.x) * 4096u + lane;
+    for (var a = 0u; a < 64u; a++) { counts[own + a * 64u] = 0.0; }
 
-    for (var block = wg.x * CHUNK / 32u; block < min(params.blocks, (wg.x + 1u) * CHUNK / 32u); block++) {
+    for (var block = wg.x * PART; block < min(params.blocks, (wg.x + 1u) * PART); block++) {
         let tile_at = (head * params.blocks + block) * HEAD_DIM * 8u;
         workgroupBarrier(); // lanes may still be at the previous block's tokens
         offsets_of_block(tile_at, row, gram_at, lane);
@@ -109,7 +108,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
             for (var a = 0u; a < 64u; a++) {
                 if sh_row[a] <= cut {
                     let distance = sqrt(max(0.0, square + (alpha(t, a) + column(t, a, lane, gram_at))));
-                    sums[counts + a * 64u] += exp((sqrt(least) - distance) * params.inverse) * inverse;
+                    counts[own + a * 64u] += exp((sqrt(least) - distance) * params.inverse) * inverse;
                 }
             }
             workgroupBarrier(); // sh_row is written next

@@ -69,10 +69,8 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         let a = p_quad(row, i);
         let b = q_quad(row, i);
         let mass = exp(a - p_most - log_s.x);
-        let possible = mass > vec4f();
-        let d = a - b - apart;
-        let far = exp(b - q_most - log_s.y) - select(vec4f(), mass - mass * d, possible); // p is nothing beside q
-        sum += select(far, mass * excess(d), possible & (d > vec4f(-16.0)));
+        let other = exp(b - q_most - log_s.y);
+        sum += select(other, mass * excess(a - b - apart), mass >= vec4f(1.17549435e-38)); // p f(d) tends to q
     }
     let kl = workgroup_sum(dot(sum, vec4f(1.0)), lane);
     if lane == 0u { out[wg.x] = kl; }

@@ -8,12 +8,13 @@
 //   gain   f32  [cols], read with NORM only
 //   out    f32  [rows], from out_first on
 //
-// A workgroup makes eight sums: eight rows, with GATED four and their partners. Its lanes go along a row a load at a
-// time and keep what they read of x for all eight; x^2 is summed on the way. Columns past the last count as zeros.
+// A workgroup makes ROWS sums: as many rows, with GATED four and their partners. Its lanes go along a row a load at a
+// time and keep what they read of x for all of them; x^2 is summed on the way. Columns past the last count as zeros.
 #import reduce
 #import weight_q8_0 // @param WEIGHT
 
 const WG: u32 = 64u;          // @param lanes per workgroup
+const ROWS: u32 = 8u;         // @param 4 or 8, with GATED 8
 const NORM: bool = false;     // @param
 const RESIDUAL: bool = false; // @param
 const GATED: bool = false;    // @param
@@ -31,31 +32,32 @@ struct Params {
 @group(0) @binding(4) var<storage, read> gain: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
-var<private> sums_a: vec4f;
-var<private> sums_b: vec4f;
-var<private> squares: vec4f;
-
 fn x_at(quad: u32) -> vec4f {
     return select(vec4f(), x[params.x_quad + quad], quad < params.quads);
 }
 
-/// Adds a unit's products; `rows_a` and `rows_b` are the first units of the eight rows.
-fn accumulate(unit: u32, rows_a: vec4u, rows_b: vec4u) {
+fn dot4(units: vec4u, v: mat4x4f) -> vec4f {
+    return vec4f(weight_dot(units.x, v), weight_dot(units.y, v), weight_dot(units.z, v), weight_dot(units.w, v));
+}
+
+/// What a unit adds: products with four rows, with four more, and squares of x; `rows_a`, `rows_b` are the rows' first
+/// units.
+fn step(unit: u32, rows_a: vec4u, rows_b: vec4u) -> mat3x4f {
     let quad = 4u * unit;
     var v = mat4x4f(x_at(quad), x_at(quad + 1u), x_at(quad + 2u), x_at(quad + 3u));
+    var sums: mat3x4f;
     if NORM {
-        squares += v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
+        sums[2] = v[0] * v[0] + v[1] * v[1] + v[2] * v[2] + v[3] * v[3];
         v = mat4x4f(v[0] * gain[quad], v[1] * gain[quad + 1u], v[2] * gain[quad + 2u], v[3] * gain[quad + 3u]);
     }
-    let a = rows_a + unit;
-    let b = rows_b + unit;
-    sums_a += vec4f(weight_dot(a.x, v), weight_dot(a.y, v), weight_dot(a.z, v), weight_dot(a.w, v));
-    sums_b += vec4f(weight_dot(b.x, v), weight_dot(b.y, v), weight_dot(b.z, v), weight_dot(b.w, v));
+    sums[0] = dot4(rows_a + unit, v);
+    if ROWS == 8u { sums[1] = dot4(rows_b + unit, v); }
+    return sums;
 }
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
-    let outs = select(8u, 4u, GATED);
+    let outs = select(ROWS, 4u, GATED);
     let row = wg.x * outs;
     let mine = params.out_first + row + lane;
     let writes = lane < outs && row + lane < params.rows;
@@ -66,19 +68,22 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
     let rows_a = min(row + vec4u(0u, 1u, 2u, 3u), last) * params.units;
     var rows_b = min(row + vec4u(4u, 5u, 6u, 7u), last) * params.units;
     if GATED { rows_b = rows_a + params.rows * params.units; }
+    // The sums live in main's own variable: as a module variable they went to memory on one driver.
+    var sums: mat3x4f;
     for (var i = lane * WEIGHT_UNITS; i < params.units; i += WG * WEIGHT_UNITS) {
-        accumulate(weight_unit(i), rows_a, rows_b);
-        if WEIGHT_UNITS > 1u { accumulate(weight_unit(i + 1u), rows_a, rows_b); }
+        sums += step(weight_unit(i), rows_a, rows_b);
+        if WEIGHT_UNITS > 1u { sums += step(weight_unit(i + 1u), rows_a, rows_b); }
         if WEIGHT_UNITS > 2u {
-            accumulate(weight_unit(i + 2u), rows_a, rows_b);
-            accumulate(weight_unit(i + 3u), rows_a, rows_b);
+            sums += step(weight_unit(i + 2u), rows_a, rows_b);
+            sums += step(weight_unit(i + 3u), rows_a, rows_b);
         }
     }
 
-    var a = workgroup_sum4(sums_a, lane);
-    var b = workgroup_sum4(sums_b, lane);
+    var a = workgroup_sum4(sums[0], lane);
+    var b = vec4f();
+    if ROWS == 8u { b = workgroup_sum4(sums[1], lane); }
     if NORM {
-        let mean = workgroup_sum(dot(squares, vec4f(1.0)), lane) / (4.0 * f32(params.quads));
+        let mean = workgroup_sum(dot(sums[2], vec4f(1.0)), lane) / (4.0 * f32(params.quads));
         let norm = inverseSqrt(mean + params.eps);
         a *= norm;
         b *= norm;

@@ -174,16 +174,14 @@ fn narrow(group: u32, lane: u32) {
 
 fn scan(group: u32, lane: u32) {
     let quad = group * WG + lane;
-    let ids = ids_of(quad);
     let y = processed(quad);
-    var kept = ids < vec4u(params.vocab);
     let m = workgroup_max(max(max(y.x, y.y), max(y.z, y.w)), lane);
-    let s = workgroup_sum(dot(select(vec4f(), exp(y - m), kept), vec4f(1.0)), lane);
+    let s = workgroup_sum(dot(exp(y - m), vec4f(1.0)), lane);
 
+    var kept = vec4<bool>(true);
     if params.truncated != 0u {
         let found = settled(lane);
-        kept = kept & (keys_of(y) >= vec4u(max(found.x, found.y)));
-        kept = kept & (y - bitcast<f32>(found.w) >= vec4f(params.margin));
+        kept = (keys_of(y) >= vec4u(max(found.x, found.y))) & (y - bitcast<f32>(found.w) >= vec4f(params.margin));
     }
     var draw = y;
     var best = m;
@@ -192,7 +190,7 @@ fn scan(group: u32, lane: u32) {
         draw = select(vec4f(F32_LOWEST), draw, kept);
         best = workgroup_max(max(max(draw.x, draw.y), max(draw.z, draw.w)), lane);
     }
-    let first = select(vec4f(F32_LOWEST), -vec4f(ids), draw == vec4f(best)); // ids are below 2^24
+    let first = select(vec4f(F32_LOWEST), -vec4f(ids_of(quad)), draw == vec4f(best)); // ids are below 2^24
     let id = -workgroup_max(max(max(first.x, first.y), max(first.z, first.w)), lane);
     if lane == 0u { partials[params.truncated * params.groups + group] = vec4f(m, s, best, id); }
 }

@@ -31,8 +31,8 @@ export class Args {
     });
     this.#options = parsed;
     this.rest = parsed._.map(String);
-    for (const name of values) {
-      if (parsed[name] === "") throw new UsageError(`Cannot use --${name} without a value`);
+    for (const name of [...values, ...many]) {
+      if ([parsed[name]].flat().includes("")) throw new UsageError(`Cannot use --${name} without a value`);
     }
   }
 
@@ -58,13 +58,15 @@ export class Args {
     return value;
   }
 
-  /** A number in `[least, most]`. */
-  number(name: string, least: number, most = Infinity): number | undefined {
+  /** A finite number in `[least, most]`. */
+  number(name: string, least: number, most = Number.MAX_VALUE): number | undefined {
     const text = this.string(name);
     if (text === undefined) return undefined;
     const value = Number(text);
     if (text.trim() === "" || !(value >= least && value <= most)) {
-      const range = most === Infinity ? `a number of at least ${least}` : `a number from ${least} to ${most}`;
+      const range = most === Number.MAX_VALUE || most === Number.MAX_SAFE_INTEGER
+        ? `a number of at least ${least}`
+        : `a number from ${least} to ${most}`;
       throw new UsageError(`Cannot use --${name} ${text}: it must be ${range}`);
     }
     return value;

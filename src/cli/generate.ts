@@ -92,7 +92,7 @@ export async function generate(argv: string[]): Promise<void> {
   const bar = new ProgressBar(), interrupt = new AbortController();
   const onInterrupt = (): void => {
     Deno.removeSignalListener("SIGINT", onInterrupt); // a second one ends the process
-    interrupt.abort();
+    interrupt.abort(new Error("Cannot show any text as the command was interrupted before the model was loaded"));
   };
   Deno.addSignalListener("SIGINT", onInterrupt);
   try {

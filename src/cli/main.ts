@@ -11,6 +11,8 @@ usage: deno run -A mod.ts COMMAND [OPTIONS]
 
   generate [--model M] [--kv 16|2|1|K,V] [--max-tokens N] [--temperature T] [--json] PROMPT
                     stream text; PROMPT '-' reads standard input, --prompt-file F a file
+  train --text F... --out C [--bits 1|2] [--values codebook|encoder] [--resume]
+                    train codebooks for a model on text like its use
   inspect FILE      what a model, codebook or saved cache holds
 
 'COMMAND --help' lists every option.`;
@@ -19,6 +21,7 @@ type Command = (args: string[]) => Promise<void>;
 
 const COMMANDS: Record<string, () => Promise<Command>> = {
   generate: async () => (await import("./generate.ts")).generate,
+  train: async () => (await import("./train.ts")).train,
   inspect: async () => (await import("./inspect.ts")).inspect,
 };
 
@@ -26,17 +29,18 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
 export async function main(args: string[]): Promise<number> {
   const [name, ...rest] = args;
   if (name === undefined || name === "help" || name === "--help" || name === "-h") {
-    console.log(HELP);
+    (name === undefined ? console.error : console.log)(HELP);
     return name === undefined ? 2 : 0;
   }
   try {
-    const command = COMMANDS[name];
-    if (!command) throw new UsageError(`Cannot run '${name}': the commands are ${Object.keys(COMMANDS).join(", ")}`);
-    await (await command())(rest);
+    if (!Object.hasOwn(COMMANDS, name)) {
+      throw new UsageError(`Cannot run '${name}': the commands are ${Object.keys(COMMANDS).join(", ")}`);
+    }
+    await (await COMMANDS[name]!())(rest);
     return 0;
   } catch (error) {
     if (!(error instanceof Error)) throw error;
     console.error(error.message);
-    return error instanceof UsageError ? 2 : 1;
+    return error instanceof UsageError || error instanceof RangeError ? 2 : 1; // the library's RangeError: a wrong value
   }
 }

@@ -19,7 +19,7 @@ import {
 } from "../files/safetensors.ts";
 import { type ByteSource, openSource } from "../files/source.ts";
 import { type NamedArray, VALUE_ARRAYS, type ValueArrays, valueArrayShapes } from "./value_encoder.ts";
-import { packInt8, type Precision, unpackInt8 } from "./words.ts";
+import { negated, packInt8, type Precision, unpackInt8 } from "./words.ts";
 
 const FORMAT = "commvq-codebook", VERSION = "1";
 
@@ -241,7 +241,7 @@ async function getStage(
     for (let i = 0; i < half; i += 2) { // v = i u
       const re = kept[k * half + i]!, im = kept[k * half + i + 1]!;
       words.set([re, im], 2 * k * half + i);
-      words.set([im ^ 0x8000, re], (2 * k + 1) * half + i);
+      words.set([negated(im), re], (2 * k + 1) * half + i);
     }
   }
   return words;

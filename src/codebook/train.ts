@@ -103,18 +103,13 @@ export async function trainStages(
   const { kvHeads, headDim } = dims, tokens = tokensOf(vectors, dims), { seed = 1, assignment = "hard" } = options;
   const isSoft = assignment === "soft";
   if (!(tokens > 0)) throw new RangeError("Cannot train a codebook as there must be at least one token: there is none");
-  const size = headsAtOnce(
-    gpu,
-    kvHeads,
-    headBytes(headDim, tokens, codec.stages, isSoft),
-    4 * headDim * tokens,
-    options,
-  );
+  const bytes = headBytes(headDim, tokens, codec.stages, isSoft);
+  const { size, turns } = headsAtOnce(gpu, kvHeads, bytes, 4 * headDim * tokens, options), set = size * turns;
   const heads: Head[] = [];
-  for (let first = 0; first < kvHeads; first += 2 * size) {
+  for (let first = 0; first < kvHeads; first += set) {
     using stack = new DisposableStack();
     const groups: Trainer[] = [];
-    for (let head = first; head < Math.min(kvHeads, first + 2 * size); head += size) {
+    for (let head = first; head < Math.min(kvHeads, first + set); head += size) {
       const count = Math.min(size, kvHeads - head);
       const group = stack.use(await HeadGroup.create(gpu, dims, vectors, { head, heads: count, isSoft }));
       groups.push(
@@ -123,7 +118,7 @@ export async function trainStages(
     }
     for (let stage = 0; stage < codec.stages.length; stage++) {
       await trainStage(groups, stage, options);
-      const width = Math.min(2 * size, kvHeads - first), done = (stage + 1) / codec.stages.length;
+      const width = Math.min(set, kvHeads - first), done = (stage + 1) / codec.stages.length;
       for (const { group, heads } of groups) {
         heads.forEach(({ losses }, h) => {
           const at = { head: group.head + h, stage, stages: codec.stages.length };
@@ -150,13 +145,8 @@ export async function measureStages(
   options: Pick<TrainOptions, "memory"> = {},
 ): Promise<Distortion> {
   const { kvHeads, headDim } = dims, tokens = tokensOf(vectors, dims);
-  const size = headsAtOnce(
-    gpu,
-    kvHeads,
-    headBytes(headDim, tokens, codec.stages, false),
-    4 * headDim * tokens,
-    options,
-  );
+  const bytes = headBytes(headDim, tokens, codec.stages, false);
+  const { size } = headsAtOnce(gpu, kvHeads, bytes, 4 * headDim * tokens, options);
   const out = codec.stages.map(() => new Float64Array(kvHeads)), energy = new Float64Array(kvHeads);
   for (let head = 0; head < kvHeads; head += size) {
     const heads = Math.min(size, kvHeads - head), losses: number[][] = Array.from({ length: heads }, () => []);
@@ -182,19 +172,24 @@ function nmse(losses: readonly number[], stage: number): number {
   return losses[0]! > 0 ? losses[stage + 1]! / losses[0]! : 0;
 }
 
-/** Heads of a group: half of the memory holds them, for one group works while the other's M step is solved. */
+/**
+ * Heads of a group, and groups that take turns: two where the memory holds them, for one group works while the other's M
+ * step is solved.
+ */
 function headsAtOnce(
   gpu: Gpu,
   kvHeads: number,
   bytes: number,
   largest: number,
   { memory = MEMORY }: Pick<TrainOptions, "memory">,
-): number {
-  const most = Math.min(Math.floor(memory / 2 / bytes), Math.floor(gpu.maxBytes / largest), Math.ceil(kvHeads / 2));
-  if (most > 0) return most;
+): { size: number; turns: number } {
+  const turns = kvHeads > 1 && 2 * bytes <= memory ? 2 : 1;
+  const bound = Math.floor(gpu.maxBytes / largest), fits = Math.floor(memory / turns / bytes);
+  const size = Math.min(fits, bound, Math.ceil(kvHeads / turns));
+  if (size > 0) return { size, turns };
   throw new RangeError(
-    `Cannot train a codebook as one head needs ${2 * bytes} bytes of GPU memory: ${memory} are given and a binding ` +
-      `holds ${gpu.maxBytes}. Train on fewer tokens`,
+    `Cannot train a codebook as one head needs ${bytes} bytes of GPU memory: ${memory} are given and a binding holds ` +
+      `${gpu.maxBytes}. Train on fewer tokens`,
   );
 }
 

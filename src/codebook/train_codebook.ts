@@ -27,6 +27,8 @@ export interface TrainCodebookOptions extends Omit<TrainOptions, "onProgress"> {
   readonly keys: CodecShape;
   /** Additive stages, or the published encoder's bits. */
   readonly values: CodecShape | ValueDims;
+  /** Steps of the published value encoder. Default 3,000. */
+  readonly valueSteps?: number;
   /** Where the codebook goes. While training is under way, finished layers are in `PATH.partial`. */
   readonly path?: string;
   /** Goes on from `PATH.partial`, if there is one. */
@@ -145,7 +147,7 @@ async function trainValues(
   options: TrainCodebookOptions,
   onProgress: (progress: TrainProgress) => void,
 ): Promise<{ values: LayerBook["values"]; nmse: number[] }> {
-  const { values: codec, seed, signal } = options;
+  const { values: codec, seed, signal, valueSteps: steps } = options;
   if (isAdditive(codec)) {
     const trained = await trainStages(gpu, model, vectors, codec, { ...options, onProgress });
     return { values: trained.stages, nmse: layerNmse(trained, "values") };
@@ -153,7 +155,7 @@ async function trainValues(
   using owned = new DisposableStack();
   const rows = rowsOf(gpu, model, vectors, owned);
   using encoder = await trainValueEncoder(gpu, [rows], {
-    ...{ bits: codec.bits, seed, signal },
+    ...{ bits: codec.bits, seed, signal, steps },
     onProgress: ({ step, steps, losses }) =>
       onProgress({ head: 0, stage: 0, stages: 1, distortion: losses[0]!, done: step / steps }),
   });

@@ -10,23 +10,29 @@ import { fromF16, toF16 } from "../core/f16.ts";
 /** How numbers of words are stored in a file. On the GPU they are half precision always. */
 export type Precision = "f16" | "int8";
 
-/** Rows of `width` numbers, rounded to what `precision` stores, as half-precision bits. Rounding twice changes nothing. */
+/**
+ * Rows of `width` numbers, rounded to what `precision` stores, as half-precision bits. Rounding twice changes nothing, a
+ * number's negative rounds to its negative, and there is one zero.
+ */
 export function roundWords(words: ArrayLike<number>, width: number, precision: Precision): Uint16Array {
   const out = new Uint16Array(words.length);
-  if (precision === "f16") {
-    for (let i = 0; i < out.length; i++) out[i] = toF16(words[i]!);
-    return out;
-  }
   for (let row = 0; row < out.length; row += width) {
     let peak = 0;
-    for (let i = row; i < row + width; i++) peak = Math.max(peak, Math.abs(words[i]!));
+    if (precision === "int8") { for (let i = row; i < row + width; i++) peak = Math.max(peak, Math.abs(words[i]!)); }
     const step = fromF16(toF16(peak)) / 127;
-    for (let i = row; i < row + width; i++) { // symmetric about 0, so that tied halves stay tied
-      const whole = step > 0 ? Math.round(Math.abs(words[i]!) / step) : 0;
-      out[i] = toF16(whole * step) | (words[i]! < 0 || Object.is(words[i]!, -0) ? 0x8000 : 0);
+    for (let i = row; i < row + width; i++) {
+      const size = Math.abs(words[i]!),
+        kept = precision === "f16" ? size : step > 0 ? Math.round(size / step) * step : 0;
+      const half = toF16(kept);
+      out[i] = words[i]! < 0 ? negated(half) : half;
     }
   }
   return out;
+}
+
+/** Half-precision bits of a number's negative; zero stays zero. */
+export function negated(half: number): number {
+  return half === 0 ? 0 : half ^ 0x8000;
 }
 
 /** Eight-bit numbers and each row's peak, from words rounded to them: number times peak / 127 is the word again. */

@@ -3,10 +3,12 @@
  *
  * @module
  */
+import { FileFormatError } from "./errors.ts";
 import type { LlamaConfig } from "./model.ts";
 
 /**
- * `theta_d` in radians a position for each of a head's `P` pairs, scaled as the model asks.
+ * `theta_d` in radians a position for each of a head's `P` pairs, scaled as the model asks. Throws `FileFormatError`
+ * where a factor is no positive number.
  *
  * @param factors what each frequency is divided by, `[P]`, where a file stores it (GGUF's `rope_freqs`)
  */
@@ -17,7 +19,7 @@ export function ropeFrequencies(
   const pairs = headDim / 2;
   return Float64Array.from({ length: pairs }, (_, d) => {
     const theta = ropeTheta ** (-d / pairs);
-    if (factors) return theta / factors[d]!;
+    if (factors) return theta / positive(factors[d]!);
     if (scaling?.type === "linear") return theta / scaling.factor;
     if (scaling?.type !== "llama3") return theta;
     // Llama 3.1: long waves are stretched, short ones kept, those between mixed.
@@ -28,4 +30,9 @@ export function ropeFrequencies(
     const smooth = (turns - lowFreqFactor) / (highFreqFactor - lowFreqFactor);
     return (1 - smooth) * theta / factor + smooth * theta;
   });
+}
+
+function positive(factor: number): number {
+  if (factor > 0 && factor < Infinity) return factor;
+  throw new FileFormatError(`Cannot rotate by a model's rope_freqs as they must be positive numbers: one is ${factor}`);
 }

@@ -55,6 +55,13 @@ export function ropeStoreShapes(
   };
 }
 
+/** Tensors of `cache_round`. */
+export function cacheRoundShapes(
+  dims: Omit<AttnDims, "tokens" | "qHeads">,
+): Record<"source" | "rounded", Shape> {
+  return { source: exactCacheShape(dims), rounded: exactCacheShape(dims) };
+}
+
 /** Tensors of `attn_decode`; `states` counts the partial states that the outputs have room for. */
 export function attnDecodeShapes(
   dims: AttnDims & { readonly states: number },
@@ -380,16 +387,17 @@ export function emAccumulateShapes(
   };
 }
 
-/** Tensors of `em_soften`. */
-export function emSoftenShapes(dims: EmDims): Record<"residual" | "table" | "gram" | "weights" | "sums", Shape> {
-  const { residual, table, gram } = emAssignShapes(dims), { weights, sums } = emAccumulateShapes(dims);
-  return { residual, table, gram, weights, sums };
+/** Tensors of `em_soften`; a part of the counts is two blocks. */
+export function emSoftenShapes(dims: EmDims): Record<"residual" | "table" | "gram" | "weights" | "counts", Shape> {
+  const { residual, table, gram } = emAssignShapes(dims), { weights } = emAccumulateShapes(dims);
+  return { residual, table, gram, weights, counts: [dims.heads, Math.ceil(dims.tokens / BLOCK / 2), PAIR_WORDS ** 2] };
 }
 
-/** Tensors of `em_reduce`. */
-export function emReduceShapes(dims: EmDims): Record<"sums" | "out", Shape> {
-  const { sums } = emAccumulateShapes(dims);
-  return { sums, out: [dims.heads, sums[2]!] };
+/** Tensors of `em_reduce`: rows of `width` numbers, `parts` of them a head. */
+export function emReduceShapes(
+  { heads, parts, width }: { readonly heads: number; readonly parts: number; readonly width: number },
+): Record<"parts" | "out", Shape> {
+  return { parts: [heads, parts, width], out: [heads, width] };
 }
 
 /** Tensors of `code_gram` for a codec's whole table, or one stage's. */
@@ -418,4 +426,122 @@ export function codeEncodeShapes(
 export interface VectorDims {
   readonly kvHeads: number;
   readonly headDim: number;
+}
+
+/** Axes of one packed stream: a codec's codes of `codeBlocks` blocks of 32 tokens. */
+export interface CodeDims {
+  readonly codec: CodecShape;
+  readonly kvHeads: number;
+  readonly codeBlocks: number;
+}
+
+/** Tensors of a packed stream: `table` and `scales` in half precision; `quads` as `codeQuads` lays them out. */
+export function codeShapes(
+  { codec, kvHeads, codeBlocks }: CodeDims,
+): Record<"table" | "codes" | "quads" | "scales", Shape> {
+  return {
+    table: [kvHeads, tableRows(codec), codec.headDim / 2],
+    codes: [codeBlocks, kvHeads, codeBits(codec)],
+    quads: [codec.stages.length, codec.headDim / 8, 2],
+    scales: [codeBlocks * BLOCK],
+  };
+}
+
+/** Tensors of `code_decode`; `stream` tokens have positions, if any; `tableRows` as `ropeTableRows` counts them. */
+export function codeDecodeShapes(
+  dims: CodeDims & { readonly capacity: number; readonly tableRows: number; readonly stream?: number },
+): Record<"table" | "codes" | "quads" | "scales" | "ropeTable" | "out", Shape> & { positions?: Shape } {
+  const { kvHeads, codec: { headDim }, capacity, tableRows, stream } = dims;
+  return {
+    ...codeShapes(dims),
+    ropeTable: [tableRows, headDim / 2, 2],
+    ...(stream === undefined ? {} : { positions: [kvHeads, stream] }),
+    out: exactCacheShape({ kvHeads, capacity, headDim }),
+  };
+}
+
+/** Tensors of `q_table`. */
+export function qTableShapes(
+  { qHeads, kvHeads, codec }: { readonly qHeads: number; readonly kvHeads: number; readonly codec: CodecShape },
+): Record<"q" | "table" | "out", Shape> {
+  const { headDim } = codec, rows = tableRows(codec);
+  return { q: [qHeads, headDim], table: [kvHeads, rows, headDim / 2], out: [qHeads, rows, headDim / 2, 2] };
+}
+
+/**
+ * Scores of `capacity` tokens: of every slice of the table, for chunks of `heads` query heads of each key/value head.
+ */
+export function codeScoresShape(
+  dims: {
+    readonly qHeads: number;
+    readonly kvHeads: number;
+    readonly slices: number;
+    readonly heads: number;
+    readonly capacity: number;
+  },
+): Shape {
+  const { qHeads, kvHeads, slices, heads, capacity } = dims;
+  return [slices, kvHeads, Math.ceil(qHeads / kvHeads / heads), capacity, heads];
+}
+
+/** Axes of `attn_codes_scores` and `attn_codes_values`, and of what passes between them. */
+export interface CodeScoresDims extends CodeDims {
+  readonly qHeads: number;
+  readonly slices: number;
+  readonly heads: number;
+  readonly capacity: number;
+}
+
+/** Tensors of `attn_codes_scores`; `table` is a `q_table` where `isCommuted`. */
+export function attnCodesScoresShapes(
+  dims: CodeScoresDims & { readonly tableRows: number; readonly stream?: number; readonly isCommuted?: boolean },
+): Record<"q" | "table" | "codes" | "quads" | "scales" | "ropeTable" | "scores", Shape> & { positions?: Shape } {
+  const { qHeads, kvHeads, codec, tableRows, stream, isCommuted } = dims, { q, out } = qTableShapes(dims);
+  const { table, ...rest } = codeShapes(dims);
+  return {
+    q,
+    table: isCommuted ? out : table,
+    ...rest,
+    ropeTable: [tableRows, codec.headDim / 2, 2],
+    ...(stream === undefined ? {} : { positions: [kvHeads, stream] }),
+    scores: codeScoresShape({ ...dims, qHeads }),
+  };
+}
+
+/** Tensors of `attn_codes_values`; `states` counts the partial states that the outputs have room for. */
+export function attnCodesValuesShapes(
+  dims: CodeScoresDims & { readonly states: number },
+): Record<"scores" | "table" | "codes" | "quads" | "scales" | "partialO" | "partialMd", Shape> {
+  const { qHeads, codec, states } = dims;
+  return {
+    scores: codeScoresShape(dims),
+    ...codeShapes(dims),
+    partialO: [states, qHeads, codec.headDim],
+    partialMd: [states, qHeads, 2],
+  };
+}
+
+/** Tensors of `attn_codes_mass` for `splits` of the tokens. */
+export function attnCodesMassShapes(
+  dims: CodeScoresDims & { readonly splits: number },
+): Record<"scores" | "codes" | "scales" | "mass" | "massMd", Shape> {
+  const { qHeads, kvHeads, heads, codec, splits } = dims, { codes, scales } = codeShapes(dims);
+  const chunks = Math.ceil(qHeads / kvHeads / heads);
+  return {
+    ...{ scores: codeScoresShape(dims), codes, scales },
+    mass: [splits, kvHeads, chunks, 2 * codec.stages.length, PAIR_WORDS, heads],
+    massMd: [splits, kvHeads, chunks, heads, 2],
+  };
+}
+
+/** Tensors of `attn_codes_words`. */
+export function attnCodesWordsShapes(
+  dims: Omit<CodeScoresDims, "codeBlocks" | "slices" | "capacity"> & {
+    readonly splits: number;
+    readonly states: number;
+  },
+): Record<"mass" | "massMd" | "table" | "partialO" | "partialMd", Shape> {
+  const { qHeads, codec: { headDim }, states } = dims, all = { ...dims, codeBlocks: 0, slices: 1, capacity: 0 };
+  const { mass, massMd } = attnCodesMassShapes(all), { table } = codeShapes(all);
+  return { mass, massMd, table, partialO: [states, qHeads, headDim], partialMd: [states, qHeads, 2] };
 }

@@ -33,12 +33,34 @@ const MAX_TENSORS = 65_536, MAX_KEYS = 65_536;
 const MAX_NAME = 64, MAX_DIMS = 4;
 /** Room for chat templates and long descriptions. */
 const MAX_STRING = 16 * 2 ** 20;
-/** Vocabularies reach 256,000 tokens. */
-const MAX_ARRAY = 4 * 2 ** 20;
+/** Of all arrays together: vocabularies reach 256,000 tokens, each with a score, a type and two merges. */
+const MAX_ELEMENTS = 4 * 2 ** 20;
 /** A header holds the vocabulary and its merges: some 10 MB. */
-const MAX_HEADER = 256 * 2 ** 20;
+const MAX_HEADER = 128 * 2 ** 20;
 /** Arrays of arrays are allowed by the format and used by nobody. */
 const MAX_NESTING = 2;
+
+/** Types of metadata values by the format's numbers; those of one number each are in `SCALARS`. */
+const BOOL = 7, STRING = 8, ARRAY = 9;
+
+interface Scalar {
+  readonly bytes: number;
+  readonly read: (view: DataView, at: number) => number | bigint;
+}
+
+const SCALARS: Readonly<Record<number, Scalar>> = {
+  0: { bytes: 1, read: (view, at) => view.getUint8(at) },
+  1: { bytes: 1, read: (view, at) => view.getInt8(at) },
+  2: { bytes: 2, read: (view, at) => view.getUint16(at, true) },
+  3: { bytes: 2, read: (view, at) => view.getInt16(at, true) },
+  4: { bytes: 4, read: (view, at) => view.getUint32(at, true) },
+  5: { bytes: 4, read: (view, at) => view.getInt32(at, true) },
+  6: { bytes: 4, read: (view, at) => view.getFloat32(at, true) },
+  [BOOL]: { bytes: 1, read: (view, at) => view.getUint8(at) },
+  10: { bytes: 8, read: (view, at) => safe(view.getBigUint64(at, true)) },
+  11: { bytes: 8, read: (view, at) => safe(view.getBigInt64(at, true)) },
+  12: { bytes: 8, read: (view, at) => view.getFloat64(at, true) },
+};
 
 const TYPES: Readonly<Record<number, WeightType>> = {
   0: "F32",
@@ -77,7 +99,7 @@ const OTHER_TYPES: Readonly<Record<number, string>> = {
   34: "TQ1_0",
   35: "TQ2_0",
   39: "MXFP4",
-}; // deno-fmt-ignore-line
+};
 
 /** Reads and checks a header. Throws `FileFormatError` or `UnsupportedModelError` for what it cannot use. */
 export async function readGguf(source: ByteSource): Promise<Gguf> {
@@ -85,7 +107,8 @@ export async function readGguf(source: ByteSource): Promise<Gguf> {
   if (source.size < 24 || await reader.u32() !== 0x46554747) throw reader.error("it does not begin with 'GGUF'");
   const version = await reader.u32();
   if (version !== 2 && version !== 3) throw reader.error(`its version must be 2 or 3: it is ${version}`);
-  const tensorCount = await reader.count("tensors", MAX_TENSORS), keyCount = await reader.count("metadata keys", MAX_KEYS);
+  const tensorCount = await reader.count("tensors", MAX_TENSORS),
+    keyCount = await reader.count("metadata keys", MAX_KEYS);
   const metadata = new Map<string, GgufValue>();
   for (let i = 0; i < keyCount; i++) {
     const key = await reader.string("a metadata key", 65_535);
@@ -97,13 +120,20 @@ export async function readGguf(source: ByteSource): Promise<Gguf> {
     const name = await reader.string("a tensor's name", MAX_NAME), rank = await reader.u32();
     if (names.has(name)) throw reader.error(`the tensor '${name}' appears twice`);
     names.add(name);
-    if (rank < 1 || rank > MAX_DIMS) throw reader.error(`'${name}' must have 1 to ${MAX_DIMS} dimensions: it has ${rank}`);
+    if (rank < 1 || rank > MAX_DIMS) {
+      throw reader.error(`'${name}' must have 1 to ${MAX_DIMS} dimensions: it has ${rank}`);
+    }
     const dims: number[] = [];
     for (let d = 0; d < rank; d++) dims.push(await reader.count(`elements of '${name}'`, 2 ** 40));
-    entries.push({ name, dims, typeId: await reader.u32(), offset: await reader.count(`offset bytes of '${name}'`, source.size) });
+    entries.push({
+      name,
+      dims,
+      typeId: await reader.u32(),
+      offset: await reader.count(`offset bytes of '${name}'`, source.size),
+    });
   }
   const alignment = metadata.get("general.alignment") ?? 32;
-  if (typeof alignment !== "number" || alignment < 8 || alignment > 65_536 || (alignment & (alignment - 1)) !== 0) {
+  if (typeof alignment !== "number" || !(alignment >= 8 && alignment <= 65_536) || Math.log2(alignment) % 1 !== 0) {
     throw reader.error(`general.alignment must be a power of two from 8 to 65536: it is ${alignment}`);
   }
   const base = Math.ceil(reader.at / alignment) * alignment, tensors = new Map<string, GgufTensor>();
@@ -121,9 +151,13 @@ export async function readGguf(source: ByteSource): Promise<Gguf> {
       throw reader.error(`'${name}' of shape [${shape}] does not fill whole blocks of ${weights} ${type} weights`);
     }
     const byteLength = count / weights * bytes;
-    if (offset % alignment !== 0) throw reader.error(`'${name}' must lie at a multiple of ${alignment}: it is at ${offset}`);
+    if (offset % alignment !== 0) {
+      throw reader.error(`'${name}' must lie at a multiple of ${alignment}: it is at ${offset}`);
+    }
     if (base + offset + byteLength > source.size) {
-      throw reader.error(`'${name}' points past its end: it needs ${base + offset + byteLength} bytes and the file has ${source.size}`);
+      throw reader.error(
+        `'${name}' points past its end: it needs ${base + offset + byteLength} bytes and the file has ${source.size}`,
+      );
     }
     tensors.set(name, { name, type, shape, offset: base + offset, byteLength });
   }
@@ -152,6 +186,9 @@ class Reader {
   at = 0;
   #view = new DataView(new ArrayBuffer(0));
   #start = 0;
+  #elements = 0;
+  /** A token may be a byte order mark, which decoders drop unless told not to. */
+  readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
   constructor(readonly source: ByteSource) {}
 
@@ -174,7 +211,7 @@ class Reader {
       this.#start,
       Math.min(Math.max(length, 2 ** 20), this.source.size - this.#start),
     );
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    this.#view = new DataView(bytes.buffer);
     return 0;
   }
 
@@ -197,54 +234,24 @@ class Reader {
 
   async string(what: string, most = MAX_STRING): Promise<string> {
     const length = await this.count(`bytes of ${what}`, most), at = await this.#next(length);
-    return new TextDecoder().decode(
-      new Uint8Array(this.#view.buffer as ArrayBuffer, this.#view.byteOffset + at, length),
-    );
+    return this.#decoder.decode(new Uint8Array(this.#view.buffer as ArrayBuffer, at, length));
   }
 
   async value(type: number, key: string, nesting: number): Promise<GgufValue> {
-    const one = async (size: number): Promise<[DataView, number]> => {
-      const at = await this.#next(size);
-      return [this.#view, at];
-    };
-    switch (type) {
-      case 0:
-        return await one(1).then(([v, at]) => v.getUint8(at));
-      case 1:
-        return await one(1).then(([v, at]) => v.getInt8(at));
-      case 2:
-        return await one(2).then(([v, at]) => v.getUint16(at, true));
-      case 3:
-        return await one(2).then(([v, at]) => v.getInt16(at, true));
-      case 4:
-        return await this.u32();
-      case 5:
-        return await one(4).then(([v, at]) => v.getInt32(at, true));
-      case 6:
-        return await one(4).then(([v, at]) => v.getFloat32(at, true));
-      case 7: {
-        const [v, at] = await one(1), byte = v.getUint8(at);
-        if (byte > 1) throw this.error(`'${key}' must be true or false: it is ${byte}`);
-        return byte === 1;
-      }
-      case 8:
-        return await this.string(`'${key}'`);
-      case 9:
-        return await this.#array(key, nesting);
-      case 10:
-        return await one(8).then(([v, at]) => safe(v.getBigUint64(at, true)));
-      case 11:
-        return await one(8).then(([v, at]) => safe(v.getBigInt64(at, true)));
-      case 12:
-        return await one(8).then(([v, at]) => v.getFloat64(at, true));
-      default:
-        throw this.error(`'${key}' has an unknown type: ${type}`);
-    } // deno-fmt-ignore-line
+    if (type === STRING) return await this.string(`'${key}'`);
+    if (type === ARRAY) return await this.#array(key, nesting);
+    const scalar = SCALARS[type];
+    if (!scalar) throw this.error(`'${key}' has an unknown type: ${type}`);
+    const at = await this.#next(scalar.bytes), value = scalar.read(this.#view, at);
+    if (type === BOOL && value !== 0 && value !== 1) throw this.error(`'${key}' must be true or false: it is ${value}`);
+    return type === BOOL ? value === 1 : value;
   }
 
   async #array(key: string, nesting: number): Promise<GgufValue[]> {
     if (nesting >= MAX_NESTING) throw this.error(`'${key}' nests arrays more than ${MAX_NESTING} deep`);
-    const type = await this.u32(), length = await this.count(`elements of '${key}'`, MAX_ARRAY);
+    const type = await this.u32(), length = await this.count(`elements of '${key}'`, MAX_ELEMENTS);
+    this.#elements += length;
+    if (this.#elements > MAX_ELEMENTS) throw this.error(`its arrays have more than ${MAX_ELEMENTS} elements together`);
     if (this.at + length > this.source.size) throw this.error(`'${key}' claims more elements than the file has bytes`);
     const out: GgufValue[] = [];
     for (let i = 0; i < length; i++) out.push(await this.value(type, key, nesting + 1));

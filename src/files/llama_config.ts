@@ -19,8 +19,8 @@ class Settings {
     return value === null ? undefined : value;
   }
 
-  error(key: string, requirement: string): FileFormatError {
-    const value = this.get(key), shown = typeof value === "bigint" ? String(value) : JSON.stringify(value) ?? "missing";
+  error(key: string, requirement: string, value = this.get(key)): FileFormatError {
+    const shown = typeof value === "object" ? JSON.stringify(value, plain) : String(value ?? "missing");
     return new FileFormatError(
       `Cannot use ${this.files.name} as ${key} must be ${requirement}: it is ${shown.slice(0, 80)}`,
     );
@@ -29,13 +29,18 @@ class Settings {
   number(key: string, least: number, most: number, otherwise?: number): number {
     const value = this.get(key) ?? otherwise;
     if (typeof value === "number" && value >= least && value <= most) return value;
-    throw this.error(key, `a number from ${least} to ${most}`);
+    throw this.error(key, `a number from ${least} to ${most}`, value);
   }
 
-  integer(key: string, most: number, otherwise?: number): number {
+  integer(key: string, most: number, otherwise?: number, least = 1): number {
     const value = this.get(key) ?? otherwise;
-    if (Number.isInteger(value) && (value as number) >= 1 && (value as number) <= most) return value as number;
-    throw this.error(key, `a whole number from 1 to ${most}`);
+    if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return value as number;
+    throw this.error(key, `a whole number from ${least} to ${most}`, value);
+  }
+
+  /** A token's id, or `null` without one. */
+  id(key: string, vocab: number): number | null {
+    return this.get(key) === undefined ? null : this.integer(key, vocab - 1, undefined, 0);
   }
 
   flag(key: string, otherwise: boolean): boolean {
@@ -45,11 +50,16 @@ class Settings {
   }
 
   unsupported(key: string, supported: string): UnsupportedModelError {
-    const shown = JSON.stringify(this.get(key), (_, v) => typeof v === "bigint" ? String(v) : v);
+    const shown = JSON.stringify(this.get(key), plain);
     return new UnsupportedModelError(
       `Cannot run ${this.files.name} as its ${key} is ${shown?.slice(0, 80)}: supported is ${supported}`,
     );
   }
+}
+
+/** Lets JSON show 64-bit numbers. */
+function plain(_: string, value: unknown): unknown {
+  return typeof value === "bigint" ? String(value) : value;
 }
 
 /** The shape of a LLaMA 1, 2, 3, 3.1 or 3.2. Anything else is refused by name. */
@@ -83,9 +93,9 @@ function ggufConfig(files: ModelFiles): LlamaConfig {
   if (s.get("llama.expert_count") !== undefined && s.get("llama.expert_count") !== 0) {
     throw s.unsupported("llama.expert_count", "no experts");
   }
-  const embedding = files.tensors.get("token_embd.weight");
+  const vocab = s.integer("llama.vocab_size", MOST.vocab, files.tensors.get("token_embd.weight")?.shape[0]);
   return {
-    vocab: embedding?.shape[0] ?? s.integer("llama.vocab_size", MOST.vocab),
+    vocab,
     hidden,
     layers: s.integer("llama.block_count", MOST.layers),
     qHeads,
@@ -97,21 +107,22 @@ function ggufConfig(files: ModelFiles): LlamaConfig {
     ropeTheta: s.number("llama.rope.freq_base", 1, 1e12, 10_000),
     ropeScaling: ggufRopeScaling(s),
     tiedEmbeddings: !files.tensors.has("output.weight"),
-    bos: idOf(s, "tokenizer.ggml.bos_token_id"),
-    eos: [idOf(s, "tokenizer.ggml.eos_token_id")].filter((id) => id !== null),
+    bos: s.id("tokenizer.ggml.bos_token_id", vocab),
+    eos: [s.id("tokenizer.ggml.eos_token_id", vocab)].filter((id) => id !== null),
     interleavedRope: true,
   };
 }
 
-function idOf(s: Settings, key: string): number | null {
-  return s.get(key) === undefined ? null : s.number(key, 0, MOST.vocab);
-}
-
+/** As llama.cpp reads it: a factor without a type is linear, older files have `scale_linear`, and zero is none. */
 function ggufRopeScaling(s: Settings): RopeScaling | null {
-  const type = s.get("llama.rope.scaling.type") ?? "none";
-  if (type === "none" || s.files.tensors.has("rope_freqs.weight")) return null; // the factors say it all
-  if (type === "linear") return { type, factor: s.number("llama.rope.scaling.factor", 1, 1e6) };
-  throw s.unsupported("llama.rope.scaling.type", '"none" or "linear"');
+  const type = s.get("llama.rope.scaling.type") ?? "linear", key = "llama.rope.scaling.factor";
+  if (type === "none") return null;
+  if (type !== "linear") throw s.unsupported("llama.rope.scaling.type", '"none" or "linear"');
+  const older = s.get("llama.rope.scale_linear") === undefined ? 1 : s.number("llama.rope.scale_linear", 0, 1e6);
+  const factor = s.number(key, 0, 1e6, older) || 1;
+  if (factor === 1) return null;
+  if (s.files.tensors.has("rope_freqs.weight")) throw s.unsupported(key, "1 where rope_freqs.weight scales already");
+  return { type, factor };
 }
 
 function hfConfig(files: ModelFiles): LlamaConfig {
@@ -126,12 +137,12 @@ function hfConfig(files: ModelFiles): LlamaConfig {
     if (s.get(key) !== undefined) throw s.unsupported(key, "none");
   }
   const hidden = s.integer("hidden_size", MOST.hidden), qHeads = s.integer("num_attention_heads", MOST.heads);
-  const eos = s.get("eos_token_id");
-  if (Array.isArray(eos) && !eos.every((id) => Number.isInteger(id) && id >= 0)) {
-    throw s.error("eos_token_id", "a token id or several");
+  const vocab = s.integer("vocab_size", MOST.vocab), eos = s.get("eos_token_id");
+  if (Array.isArray(eos) && !eos.every((id) => Number.isInteger(id) && id >= 0 && id < vocab)) {
+    throw s.error("eos_token_id", `token ids below ${vocab}`);
   }
   return {
-    vocab: s.integer("vocab_size", MOST.vocab),
+    vocab,
     hidden,
     layers: s.integer("num_hidden_layers", MOST.layers),
     qHeads,
@@ -142,8 +153,8 @@ function hfConfig(files: ModelFiles): LlamaConfig {
     normEps: s.number("rms_norm_eps", 0, 0.1, 1e-6),
     ...hfRope(s),
     tiedEmbeddings: s.flag("tie_word_embeddings", false),
-    bos: idOf(s, "bos_token_id"),
-    eos: Array.isArray(eos) ? eos : [idOf(s, "eos_token_id")].filter((id) => id !== null),
+    bos: s.id("bos_token_id", vocab),
+    eos: Array.isArray(eos) ? eos : [s.id("eos_token_id", vocab)].filter((id) => id !== null),
     interleavedRope: false,
   };
 }
@@ -223,51 +234,61 @@ const LAYER_NAMES = {
     up: "mlp.up_proj",
     down: "mlp.down_proj",
   },
-}; // deno-fmt-ignore-line
+};
+
+/** Tensors of some files that say nothing: frequencies that follow from the settings, and an output that is tied. */
+const IGNORED = /(rotary_emb\.inv_freq|attn_rot_embd(\.weight)?|^lm_head\.weight)$/;
 
 /** Finds every tensor of a model and checks its shape. Throws by name for one that is missing or of another shape. */
 export function llamaFiles(files: ModelFiles, config: LlamaConfig): LlamaFiles {
-  const { vocab, hidden, qHeads, kvHeads, headDim, ffn } = config, gguf = files.kind === "gguf";
+  const { vocab, hidden, qHeads, kvHeads, headDim, ffn } = config,
+    gguf = files.kind === "gguf",
+    found = new Set<string>();
   const find = (name: string, ...shape: number[]): TensorFile => {
+    found.add(name);
     const tensor = files.tensors.get(name);
-    if (!tensor) throw new FileFormatError(`Cannot run ${files.name} as the tensor '${name}' is missing: get a complete copy`);
+    if (!tensor) {
+      throw new FileFormatError(`Cannot run ${files.name} as the tensor '${name}' is missing: get a complete copy`);
+    }
     if (tensor.shape.length !== shape.length || tensor.shape.some((axis, i) => axis !== shape[i])) {
-      throw new FileFormatError(`Cannot run ${files.name} as '${name}' must have shape [${shape}]: it has [${tensor.shape}]`);
+      throw new FileFormatError(
+        `Cannot run ${files.name} as '${name}' must have shape [${shape}]: it has [${tensor.shape}]`,
+      );
     }
     if (shape.length === 1 && BLOCKS[tensor.type].weights > 1) {
-      throw new UnsupportedModelError(`Cannot run ${files.name} as '${name}' must be of type F32, F16 or BF16: it is ${tensor.type}`);
+      throw new UnsupportedModelError(
+        `Cannot run ${files.name} as '${name}' must be of type F32, F16 or BF16: it is ${tensor.type}`,
+      );
     }
     return tensor;
   };
-  const names = LAYER_NAMES[files.kind], layers = Array.from({ length: config.layers }, (_, i): LayerFiles => {
-    const of = (key: keyof typeof names, ...shape: number[]): TensorFile =>
-      find(`${gguf ? "blk" : "model.layers"}.${i}.${names[key]}.weight`, ...shape);
-    return {
-      attnNorm: of("attnNorm", hidden),
-      q: of("q", qHeads * headDim, hidden),
-      k: of("k", kvHeads * headDim, hidden),
-      v: of("v", kvHeads * headDim, hidden),
-      o: of("o", hidden, qHeads * headDim),
-      ffnNorm: of("ffnNorm", hidden),
-      gate: of("gate", ffn, hidden),
-      up: of("up", ffn, hidden),
-      down: of("down", hidden, ffn),
-    };
-  });
-  refuseBiases(files);
-  return {
+  const names = LAYER_NAMES[files.kind],
+    layers = Array.from({ length: config.layers }, (_, i): LayerFiles => {
+      const of = (key: keyof typeof names, ...shape: number[]): TensorFile =>
+        find(`${gguf ? "blk" : "model.layers"}.${i}.${names[key]}.weight`, ...shape);
+      return {
+        attnNorm: of("attnNorm", hidden),
+        q: of("q", qHeads * headDim, hidden),
+        k: of("k", kvHeads * headDim, hidden),
+        v: of("v", kvHeads * headDim, hidden),
+        o: of("o", hidden, qHeads * headDim),
+        ffnNorm: of("ffnNorm", hidden),
+        gate: of("gate", ffn, hidden),
+        up: of("up", ffn, hidden),
+        down: of("down", hidden, ffn),
+      };
+    });
+  const llama: LlamaFiles = {
     embed: find(gguf ? "token_embd.weight" : "model.embed_tokens.weight", vocab, hidden),
     layers,
     norm: find(gguf ? "output_norm.weight" : "model.norm.weight", hidden),
     output: config.tiedEmbeddings ? undefined : find(gguf ? "output.weight" : "lm_head.weight", vocab, hidden),
     ropeFreqs: files.tensors.has("rope_freqs.weight") ? find("rope_freqs.weight", headDim / 2) : undefined,
   };
-}
-
-/** A bias that no code adds would change the text silently. */
-function refuseBiases(files: ModelFiles): void {
-  const bias = [...files.tensors.keys()].find((name) => name.endsWith(".bias"));
-  if (bias) {
-    throw new UnsupportedModelError(`Cannot run ${files.name} as it has biases, such as '${bias}': LLaMA has none`);
-  }
+  // What no code reads, such as a bias or a layer more than the settings tell, would change the text silently.
+  const other = [...files.tensors.keys()].find((name) => !found.has(name) && !IGNORED.test(name));
+  if (other === undefined) return llama;
+  throw new UnsupportedModelError(
+    `Cannot run ${files.name} as it has a tensor that its LLaMA has no use for: '${other}'`,
+  );
 }

@@ -3,10 +3,11 @@
  *
  * @module
  */
-import { basename, dirname } from "@std/path";
+import { basename, fromFileUrl } from "@std/path";
 import { FileFormatError, UnsupportedModelError } from "../core/errors.ts";
 import type { WeightType } from "../core/model.ts";
 import { type GgufValue, readGguf } from "./gguf.ts";
+import { isObject, MAX_JSON, parseObject } from "./json.ts";
 import { readSafetensors, type SafetensorsEntry } from "./safetensors.ts";
 import { asUrl, type ByteSource, openSource } from "./source.ts";
 
@@ -44,23 +45,25 @@ export interface ModelFiles extends Disposable {
   readonly tokenizer: TokenizerFiles;
 }
 
+/** Says which of several weight files has which tensor. */
+const INDEX = "model.safetensors.index.json";
 /** Bytes of a piece in which tensors are read. */
 const PIECE = 4 * 2 ** 20;
-/** `tokenizer.json` of a vocabulary of 256,000 is some 30 MB. */
-const MAX_JSON = 128 * 2 ** 20;
 
 /** Opens a `.gguf` file or a Hugging Face folder, by path or URL. */
 export async function openModel(location: string | URL): Promise<ModelFiles> {
-  const text = String(location);
-  if (/\.gguf$/i.test(text.replace(/[?#].*$/, ""))) return await openGguf(location);
   const url = asUrl(location);
-  const base = url ? new URL(text.endsWith("/") ? text : `${text}/`) : undefined;
-  if (!base && Deno.statSync(text).isFile) {
-    throw new FileFormatError(
-      `Cannot open ${basename(text)} as a model: give a .gguf file or a folder with config.json`,
-    );
+  if (/\.gguf$/i.test(url?.pathname ?? String(location))) return await openGguf(location);
+  if (url && url.protocol !== "file:") {
+    const base = new URL(url.pathname.replace(/\/?$/, "/"), url);
+    return await openFolder(basename(url.pathname), (file) => new URL(file, base));
   }
-  return await openFolder(basename(text.replace(/\/$/, "")), (file) => base ? new URL(file, base) : `${text}/${file}`);
+  const folder = url ? fromFileUrl(url) : String(location);
+  const found = await Deno.stat(folder).catch(() => undefined); // what is not there is told below
+  if (found?.isFile) {
+    throw new FileFormatError(`Cannot open ${folder} as a model: give a .gguf file or a folder with config.json`);
+  }
+  return await openFolder(basename(folder), (file) => `${folder}/${file}`, folder);
 }
 
 async function openGguf(location: string | URL): Promise<ModelFiles> {
@@ -83,30 +86,20 @@ async function openGguf(location: string | URL): Promise<ModelFiles> {
 
 type Locate = (file: string) => string | URL;
 
-async function openFolder(name: string, locate: Locate): Promise<ModelFiles> {
-  const config = await readJson(locate("config.json")), tokenizerJson = await readJson(locate("tokenizer.json"));
-  const optional = async (file: string): Promise<object | undefined> => {
-    try {
-      return await readJson(locate(file));
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return undefined;
-      throw error;
-    }
-  };
-  const chatTemplate = await readText(locate("chat_template.jinja")).catch((error) => {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  });
+/** Opens what `locate` finds; `folder` where it is a local one, which can be listed. */
+async function openFolder(name: string, locate: Locate, folder?: string): Promise<ModelFiles> {
+  const config = await readObject(locate("config.json")), template = locate("chat_template.jinja");
   const tokenizer: TokenizerFiles = {
     kind: "hf",
-    tokenizerJson,
-    tokenizerConfig: await optional("tokenizer_config.json"),
-    generationConfig: await optional("generation_config.json"),
-    chatTemplate,
+    tokenizerJson: await readObject(locate("tokenizer.json")),
+    tokenizerConfig: await optional(readObject(locate("tokenizer_config.json"))),
+    generationConfig: await optional(readObject(locate("generation_config.json"))),
+    chatTemplate: await optional(readSmall(template).then((bytes) => new TextDecoder().decode(bytes))),
   };
   using sources = new DisposableStack();
   const tensors = new Map<string, TensorFile>();
-  for (const file of await weightFiles(locate)) {
+  const index = await optional(readObject(locate(INDEX))), places = index && placesOf(index);
+  for (const file of places ? new Set(places.values()) : weightFiles(name, folder)) {
     const source = sources.use(await openSource(locate(file)));
     for (const entry of (await readSafetensors(source)).tensors.values()) {
       if (tensors.has(entry.name)) {
@@ -114,6 +107,10 @@ async function openFolder(name: string, locate: Locate): Promise<ModelFiles> {
       }
       tensors.set(entry.name, { ...entry, type: weightType(source.name, entry), source });
     }
+  }
+  for (const [tensor, file] of places ?? []) {
+    if (tensors.get(tensor)?.source.name === file) continue;
+    throw new FileFormatError(`Cannot read ${name} as ${INDEX} has '${tensor}' in ${file}, where it is not`);
   }
   const owned = sources.move();
   return {
@@ -126,7 +123,15 @@ async function openFolder(name: string, locate: Locate): Promise<ModelFiles> {
   };
 }
 
-/** A weight's type; types that no weight has are kept and refused only if the weight is used. */
+async function optional<T>(file: Promise<T>): Promise<T | undefined> {
+  try {
+    return await file;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
 function weightType(file: string, { name, dtype }: SafetensorsEntry): WeightType {
   if (dtype === "F32" || dtype === "F16" || dtype === "BF16") return dtype;
   throw new UnsupportedModelError(
@@ -134,51 +139,40 @@ function weightType(file: string, { name, dtype }: SafetensorsEntry): WeightType
   );
 }
 
-/** Names of a folder's weight files. */
-async function weightFiles(locate: Locate): Promise<string[]> {
-  let index: Record<string, unknown>;
-  try {
-    index = await readJson(locate("model.safetensors.index.json"));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return ["model.safetensors"];
-    throw error;
-  }
-  const map = index.weight_map;
-  if (typeof map !== "object" || map === null) {
-    throw new FileFormatError("Cannot read model.safetensors.index.json as it has no weight_map");
-  }
-  const files = [...new Set(Object.values(map))];
-  // A name is joined to the folder: one that climbs out of it is hostile.
-  if (files.length === 0 || !files.every((file) => typeof file === "string" && /^[\w.-]+\.safetensors$/.test(file))) {
-    throw new FileFormatError(
-      "Cannot read model.safetensors.index.json as its weight_map must name .safetensors files beside it",
-    );
-  }
-  return files as string[];
+/** The file of each tensor. */
+function placesOf({ weight_map: map }: Record<string, unknown>): Map<string, string> {
+  if (!isObject(map)) throw new FileFormatError(`Cannot read ${INDEX} as it has no weight_map: get an undamaged copy`);
+  return new Map(
+    Object.entries(map).map(([tensor, file]) => {
+      // A name is joined to the folder: one that climbs out of it is hostile.
+      if (typeof file === "string" && /^[\w.-]+\.safetensors$/.test(file)) return [tensor, file];
+      throw new FileFormatError(`Cannot read ${INDEX} as its weight_map must name .safetensors files beside it`);
+    }),
+  );
 }
 
-async function readText(location: string | URL): Promise<string> {
+/** Names of the weight files of a folder that has no index. */
+function weightFiles(name: string, folder?: string): string[] {
+  const whole = "model.safetensors";
+  if (folder === undefined) return [whole];
+  const files = [...Deno.readDirSync(folder)].map((entry) => entry.name).filter((f) => f.endsWith(".safetensors"));
+  if (files.length > 0) return files.includes(whole) ? [whole] : files.sort();
+  throw new Deno.errors.NotFound(
+    `Cannot open ${name} as it has no .safetensors file: give such a folder or a .gguf file`,
+  );
+}
+
+/** A file that is read whole. */
+async function readSmall(location: string | URL): Promise<Uint8Array<ArrayBuffer>> {
   using source = await openSource(location);
-  if (source.size > MAX_JSON) {
-    throw new FileFormatError(
-      `Cannot read ${source.name} as it must have at most ${MAX_JSON} bytes: it has ${source.size}`,
-    );
-  }
-  return new TextDecoder().decode(await source.read(0, source.size));
+  if (source.size <= MAX_JSON) return await source.read(0, source.size);
+  throw new FileFormatError(
+    `Cannot read ${source.name} as it must have at most ${MAX_JSON} bytes: it has ${source.size}`,
+  );
 }
 
-async function readJson(location: string | URL): Promise<Record<string, unknown>> {
-  const text = await readText(location), name = basename(String(location));
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch {
-    throw new FileFormatError(`Cannot read ${name} as it is not JSON: get an undamaged copy`);
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new FileFormatError(`Cannot read ${name} as it must hold an object`);
-  }
-  return value as Record<string, unknown>;
+async function readObject(location: string | URL): Promise<Record<string, unknown>> {
+  return parseObject(await readSmall(location), basename(String(location)));
 }
 
 /** Reads a matrix in pieces of some MiB, each a multiple of `unit` whole rows from `row` on. */
@@ -220,9 +214,4 @@ export async function fingerprint({ tensors }: ModelFiles): Promise<string> {
   }
   const digest = await crypto.subtle.digest("SHA-256", await new Blob(parts as BlobPart[]).arrayBuffer());
   return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-/** The folder that a model's path or URL lies in, or that it is. */
-export function modelFolder(location: string): string {
-  return /\.gguf$/i.test(location) ? dirname(location) : location;
 }

@@ -5,6 +5,7 @@
  */
 import { FileFormatError } from "../core/errors.ts";
 import { expectDisjoint } from "./gguf.ts";
+import { isObject, MAX_JSON, parseObject } from "./json.ts";
 import type { ByteSource } from "./source.ts";
 
 /** Bytes of one element, by the format's names. */
@@ -17,6 +18,8 @@ const ELEMENT_BYTES = {
   I32: 4,
   I16: 2,
   I8: 1,
+  F8_E5M2: 1,
+  F8_E4M3: 1,
   U64: 8,
   U32: 4,
   U16: 2,
@@ -43,12 +46,13 @@ export interface Safetensors {
   readonly tensors: Map<string, SafetensorsEntry>;
 }
 
-/** The format's own limit. */
-const MAX_HEADER = 100_000_000;
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
 
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
-const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+function bytesOf(dtype: SafetensorsType, shape: readonly number[]): number {
+  return shape.reduce((product, axis) => product * axis, ELEMENT_BYTES[dtype]);
+}
 
 /** Reads and checks a header. Throws `FileFormatError` for what is not a whole safetensors file. */
 export async function readSafetensors(source: ByteSource): Promise<Safetensors> {
@@ -56,21 +60,17 @@ export async function readSafetensors(source: ByteSource): Promise<Safetensors> 
     new FileFormatError(`Cannot read ${source.name} as ${what}: get an undamaged copy`);
   if (source.size < 10) throw error("it is too short for safetensors");
   const length = Number(new DataView((await source.read(0, 8)).buffer).getBigUint64(0, true)), base = 8 + length;
-  if (length < 2 || length > MAX_HEADER) {
-    throw error(`its header must have 2 to ${MAX_HEADER} bytes: it claims ${length}`);
+  // The format allows 100 MB; headers have some kB.
+  if (length < 2 || length > MAX_JSON) {
+    throw error(`its header must have 2 to ${MAX_JSON} bytes: it claims ${length}`);
   }
   if (base > source.size) throw error("its header is cut off");
-  let header: unknown;
-  try {
-    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(await source.read(8, length)));
-  } catch {
-    throw error("its header is not JSON");
-  }
-  if (!isObject(header)) throw error("its header must be an object");
+  const header = parseObject(await source.read(8, length), `the header of ${source.name}`);
   const { __metadata__: metadata = {}, ...rest } = header, tensors = new Map<string, SafetensorsEntry>();
   if (!isObject(metadata) || Object.values(metadata).some((value) => typeof value !== "string")) {
     throw error("its metadata must be strings");
   }
+  let used = base;
   for (const [name, entry] of Object.entries(rest)) {
     if (!isObject(entry)) throw error(`the entry of '${name}' must be an object`);
     const { dtype, shape, data_offsets: range } = entry;
@@ -82,7 +82,7 @@ export async function readSafetensors(source: ByteSource): Promise<Safetensors> 
       throw error(`'${name}' has no valid offsets`);
     }
     const [begin, end] = range as [number, number], type = dtype as SafetensorsType;
-    const want = shape.reduce((product: number, axis: number) => product * axis, ELEMENT_BYTES[type]);
+    const want = bytesOf(type, shape);
     if (end - begin !== want) {
       throw error(`'${name}' of ${type} [${shape}] needs ${want} bytes: its offsets span ${end - begin}`);
     }
@@ -90,10 +90,11 @@ export async function readSafetensors(source: ByteSource): Promise<Safetensors> 
       throw error(`'${name}' points past its end: it needs ${base + end} bytes and the file has ${source.size}`);
     }
     tensors.set(name, { name, dtype: type, shape: shape as number[], offset: base + begin, byteLength: want });
+    used += want;
   }
   expectDisjoint(source.name, [...tensors.values()].filter((t) => t.byteLength > 0));
-  const used = Math.max(base, ...[...tensors.values()].map((t) => t.offset + t.byteLength));
-  if (used !== source.size) throw error(`its tensors end at byte ${used} and the file at ${source.size}`);
+  // Disjoint ranges inside the file whose sizes add up to it leave no gap.
+  if (used !== source.size) throw error(`its header and tensors have ${used} bytes and the file ${source.size}`);
   return { metadata: metadata as Record<string, string>, tensors };
 }
 
@@ -104,16 +105,16 @@ export interface TensorData {
   readonly data: ArrayBufferView;
 }
 
-/** Bytes of a safetensors file: the same tensors and metadata give the same bytes. */
-export function encodeSafetensors(
+/** The length and the JSON that begin a file: the same tensors and metadata give the same bytes. */
+function encodeHeader(
   tensors: Readonly<Record<string, TensorData>>,
-  metadata: Readonly<Record<string, string>> = {},
+  metadata: Readonly<Record<string, string>>,
 ): Uint8Array {
   const header: Record<string, unknown> = {};
   header.__metadata__ = Object.fromEntries(Object.entries(metadata).toSorted(([a], [b]) => a < b ? -1 : 1));
   let size = 0;
   for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
-    const want = shape.reduce((product, axis) => product * axis, ELEMENT_BYTES[dtype]);
+    const want = bytesOf(dtype, shape);
     if (data.byteLength !== want) {
       throw new TypeError(
         `Cannot write '${name}' as ${dtype} [${shape}] needs ${want} bytes: it has ${data.byteLength}`,
@@ -122,16 +123,10 @@ export function encodeSafetensors(
     header[name] = { dtype, shape, data_offsets: [size, size + want] };
     size += want;
   }
-  const text = JSON.stringify(header),
-    encoded = new TextEncoder().encode(text + " ".repeat(-new TextEncoder().encode(text).length & 7));
-  const out = new Uint8Array(8 + encoded.length + size);
-  new DataView(out.buffer).setBigUint64(0, BigInt(encoded.length), true);
-  out.set(encoded, 8);
-  let at = 8 + encoded.length;
-  for (const { data } of Object.values(tensors)) {
-    out.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), at);
-    at += data.byteLength;
-  }
+  const json = new TextEncoder().encode(JSON.stringify(header)), length = Math.ceil(json.length / 8) * 8;
+  const out = new Uint8Array(8 + length).fill(0x20); // spaces keep the numbers behind it aligned
+  new DataView(out.buffer).setBigUint64(0, BigInt(length), true);
+  out.set(json, 8);
   return out;
 }
 
@@ -141,9 +136,17 @@ export async function writeSafetensors(
   tensors: Readonly<Record<string, TensorData>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
-  const unfinished = `${path}.unfinished`;
+  const header = encodeHeader(tensors, metadata), unfinished = `${path}.unfinished`;
   try {
-    await Deno.writeFile(unfinished, encodeSafetensors(tensors, metadata));
+    {
+      using file = await Deno.open(unfinished, { write: true, create: true, truncate: true });
+      for (const { buffer, byteOffset, byteLength } of [header, ...Object.values(tensors).map(({ data }) => data)]) {
+        for (let at = 0; at < byteLength;) {
+          at += await file.write(new Uint8Array(buffer, byteOffset + at, byteLength - at));
+        }
+      }
+      await file.sync();
+    }
     await Deno.rename(unfinished, path);
   } catch (error) {
     await Deno.remove(unfinished).catch(() => {});

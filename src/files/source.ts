@@ -71,9 +71,10 @@ class WebSource implements ByteSource {
   private constructor(readonly name: string, readonly size: number, readonly url: URL) {}
 
   static async open(url: URL): Promise<WebSource> {
-    const response = await fetch(url, { headers: { range: "bytes=0-0" } });
+    const response = await fetchRange(url, 0, 1);
     await response.body?.cancel();
     if (response.status === 404) throw new Deno.errors.NotFound(`Cannot open ${url} as there is no such file`);
+    if (!response.ok) throw new FileFormatError(`Cannot read ${url} as its server answers ${response.status}`);
     const size = Number(response.headers.get("content-range")?.split("/")[1]);
     if (response.status !== 206 || !Number.isSafeInteger(size)) {
       throw new FileFormatError(
@@ -86,7 +87,7 @@ class WebSource implements ByteSource {
   async read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
     expectInside(this, offset, length);
     if (length === 0) return new Uint8Array(0);
-    const response = await fetch(this.url, { headers: { range: `bytes=${offset}-${offset + length - 1}` } });
+    const response = await fetchRange(this.url, offset, length);
     const bytes = new Uint8Array(await response.arrayBuffer());
     if (response.status === 206 && bytes.length === length) return bytes;
     throw new FileFormatError(
@@ -95,6 +96,11 @@ class WebSource implements ByteSource {
   }
 
   [Symbol.dispose](): void {}
+}
+
+/** `identity`, as a range of compressed bytes would be of no use. */
+function fetchRange(url: URL, offset: number, length: number): Promise<Response> {
+  return fetch(url, { headers: { range: `bytes=${offset}-${offset + length - 1}`, "accept-encoding": "identity" } });
 }
 
 function expectInside({ name, size }: ByteSource, offset: number, length: number): void {

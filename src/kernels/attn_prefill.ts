@@ -66,7 +66,13 @@ export interface AttnPrefillParams {
   readonly seen: number;
   /** The partial state to write, where the outputs are partial. */
   readonly state?: number;
+  /** With a mask: how many newest slots, a token's own included, and how many first slots are near. */
+  readonly window?: number;
+  readonly sinks?: number;
 }
+
+/** What a token sees of the slots up to its own: the near ones, first and newest, or the others. */
+export type AttnMask = "near" | "far";
 
 /** Causal attention of many new tokens to an exact cache. Borrows every tensor. */
 export class AttnPrefill {
@@ -77,14 +83,17 @@ export class AttnPrefill {
     readonly partial: boolean,
   ) {}
 
-  /** `partial: true` writes a partial state for `AttnMerge` instead of the attention itself. */
+  /**
+   * `partial: true` writes a partial state for `AttnMerge` instead of the attention itself, and so does a `mask`: a
+   * near pass over one cache and a far pass over another are two states that merge.
+   */
   static async create(
     gpu: Gpu,
     dims: Omit<AttnDims, "tokens" | "capacity">,
-    options: { partial?: boolean; variant?: AttnPrefillVariant } = {},
+    options: { partial?: boolean; mask?: AttnMask; variant?: AttnPrefillVariant } = {},
   ): Promise<AttnPrefill> {
-    const { qHeads, kvHeads, headDim } = dims;
-    const { partial = false, variant = chooseAttnPrefill(headDim, gpu.limits) } = options;
+    const { qHeads, kvHeads, headDim } = dims, { mask } = options;
+    const { partial = mask !== undefined, variant = chooseAttnPrefill(headDim, gpu.limits) } = options;
     const kernel = await Kernel.create(gpu, attn_prefill, {
       ROWS: variant.rows,
       HEAD_DIM: headDim,
@@ -92,12 +101,13 @@ export class AttnPrefill {
       SLICE: variant.slice,
       HELD: variant.held,
       PARTIAL: partial,
+      MASK: mask && (mask === "near" ? 1 : 2),
     });
     return new AttnPrefill(kernel, { qHeads, kvHeads, headDim }, variant, partial);
   }
 
   encode(commands: Commands, io: Buffers<typeof attn_prefill>, params: AttnPrefillParams): void {
-    const { tokens, start, seen, state = 0 } = params, { qHeads, kvHeads } = this.dims;
+    const { tokens, start, seen, state = 0, window = 1, sinks = 0 } = params, { qHeads, kvHeads } = this.dims;
     const capacity = io.keys.shape[1]!, states = this.partial ? io.out.shape[0]! : undefined;
     const dims = { ...this.dims, tokens, capacity, states };
     expectShapes("attend to the cache", io, attnPrefillShapes(dims) satisfies Shapes<typeof attn_prefill>);
@@ -110,7 +120,11 @@ export class AttnPrefill {
     if (state >= (states ?? 1)) {
       throw new RangeError(`Cannot write partial state ${state} as there is room for ${states ?? 1}`);
     }
+    if (!(window >= 1 && sinks >= 0)) {
+      throw new RangeError(`Cannot mask slots as the window must be >= 1 and sinks >= 0: they are ${window}, ${sinks}`);
+    }
     const tiles = Math.ceil(tokens * qHeads / kvHeads / this.variant.rows), x = Math.min(tiles, GRID_X);
-    this.kernel.encode(commands, io, { tokens, start, seen, state, capacity }, [x, kvHeads, Math.ceil(tiles / x)]);
+    const fields = { tokens, start, seen, state, capacity, window, sinks };
+    this.kernel.encode(commands, io, fields, [x, kvHeads, Math.ceil(tiles / x)]);
   }
 }

@@ -1,4 +1,4 @@
-import { EM_CHUNK, type EmDims, emSoftenShapes, stageSizes } from "../core/shapes.ts";
+import { type EmDims, emSoftenShapes } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
@@ -11,7 +11,7 @@ export class EmSoften {
 
   static async create(gpu: Gpu, headDim: number): Promise<EmSoften> {
     expectHeadDim(headDim);
-    return new EmSoften(await Kernel.create(gpu, em_soften, { HEAD_DIM: headDim, CHUNK: EM_CHUNK }));
+    return new EmSoften(await Kernel.create(gpu, em_soften, { HEAD_DIM: headDim }));
   }
 
   /** Weights are `softmax(-distance / temperature)`, the distance not squared. */
@@ -20,8 +20,7 @@ export class EmSoften {
       throw new RangeError(`Cannot soften codewords as the temperature must be above 0: it is ${temperature}`);
     }
     expectShapes("soften codewords", io, emSoftenShapes(dims) satisfies Shapes<typeof em_soften>);
-    const { headDim, heads, tokens, stage } = dims, [, chunks, stride] = io.sums.shape as [number, number, number];
-    const at = stride - stageSizes(headDim, stage).cells - 4, blocks = io.residual.shape[1]!;
-    this.kernel.encode(commands, io, { tokens, blocks, chunks, stride, at, inverse: 1 / temperature }, [chunks, heads]);
+    const { heads, tokens } = dims, blocks = io.residual.shape[1]!, parts = io.counts.shape[1]!;
+    this.kernel.encode(commands, io, { tokens, blocks, parts, inverse: 1 / temperature }, [parts, heads]);
   }
 }

@@ -7,51 +7,48 @@ import type { Tensor } from "../gpu/tensor.ts";
 import { matmul } from "../gpu/wgsl.gen.ts";
 import { expectWeights, type WeightMatrix, weightPart } from "./weights.ts";
 
-/** A tile of the product, and the side of a lane's block in it. */
-export interface MatmulTile {
-  readonly tokens: number;
-  readonly rows: number;
-  readonly block: 4 | 8;
+/** Side of a workgroup's tile of the product. */
+export type MatmulTile = 16 | 32 | 128;
+
+/** The tiles there are, from the largest. */
+export const MATMUL_TILES: readonly MatmulTile[] = [128, 32, 16];
+
+/** Tiles that keep a large GPU busy: fewer of them leave some of its processors idle. */
+const ENOUGH_TILES = 64;
+
+/** Workgroup memory of a tile in bytes: a step along k of both operands, two units a lane in the smallest. */
+export function matmulBytes(tile: MatmulTile): number {
+  return tile === 16 ? 32768 : 16384;
 }
 
-/** The tiles there are, from the largest: for long prompts, for short ones, for a handful of tokens. */
-export const MATMUL_TILES: readonly MatmulTile[] = [
-  { tokens: 128, rows: 128, block: 8 },
-  { tokens: 64, rows: 64, block: 4 },
-  { tokens: 16, rows: 32, block: 4 },
-];
-
-/** Workgroup memory of a tile in bytes: a step along k of both operands, as long as the tile is low. */
-export function matmulBytes({ tokens, rows }: MatmulTile): number {
-  return 16 * (4 * 128 / tokens) * (tokens + rows);
-}
-
-/** Picks the tile for products of `tokens` tokens. Pure. */
-export function chooseMatmulTile(tokens: number, workgroupBytes: number): MatmulTile {
-  const fits = (tile: MatmulTile): boolean => matmulBytes(tile) <= workgroupBytes;
-  return MATMUL_TILES.find((tile) => tokens > tile.tokens / 2 && fits(tile)) ?? MATMUL_TILES.findLast(fits)!;
+/** Picks the largest tile of which there are enough, or the smallest that tokens fill; of `tiles`, as given. Pure. */
+export function chooseMatmulTile(tokens: number, rows: number, tiles: readonly MatmulTile[]): MatmulTile {
+  const count = (tile: number): number => Math.ceil(tokens / tile) * Math.ceil(rows / tile);
+  const fits = (tile: MatmulTile): boolean =>
+    tile === 128 ? tokens > 64 && count(tile) >= ENOUGH_TILES : tile === 32 ? tokens > 16 : true;
+  return tiles.find(fits) ?? tiles.at(-1)!;
 }
 
 /** Multiplies tokens by a matrix of weights. Borrows every tensor. */
 export class Matmul {
-  private constructor(readonly kernel: Kernel<typeof matmul>, readonly type: WeightType, readonly tile: MatmulTile) {}
+  private constructor(
+    readonly kernels: ReadonlyMap<MatmulTile, Kernel<typeof matmul>>,
+    readonly type: WeightType,
+  ) {}
 
-  /** For matrices of `type`: compiled for a number of tokens, right for any. With `residual` it adds to out. */
+  /** For matrices of `type` and any number of tokens. With `residual` it adds to out. */
   static async create(
     gpu: Gpu,
     type: WeightType,
-    tokens: number,
-    options: { residual?: boolean; tile?: MatmulTile } = {},
+    options: { residual?: boolean; tiles?: readonly MatmulTile[] } = {},
   ): Promise<Matmul> {
-    const { residual = false, tile = chooseMatmulTile(tokens, gpu.limits.maxComputeWorkgroupStorageSize) } = options;
-    const constants = {
-      WEIGHT: weightPart(type),
-      TILE_T: tile.tokens,
-      TILE_N: tile.rows,
-      BLOCK: tile.block,
-      RESIDUAL: residual,
-    };
-    return new Matmul(await Kernel.create(gpu, matmul, constants), type, tile);
+    const { residual = false, tiles = MATMUL_TILES } = options, most = gpu.limits.maxComputeWorkgroupStorageSize;
+    const kernels = new Map<MatmulTile, Kernel<typeof matmul>>();
+    for (const tile of tiles.filter((tile) => matmulBytes(tile) <= most)) {
+      const constants = { WEIGHT: weightPart(type), TILE: tile, RESIDUAL: residual };
+      kernels.set(tile, await Kernel.create(gpu, matmul, constants));
+    }
+    return new Matmul(kernels, type);
   }
 
   /**
@@ -71,7 +68,7 @@ export class Matmul {
     if (column + rows > stride) {
       throw new TypeError(`Cannot ${action} as 'out' must have ${column + rows} columns: it has ${stride}`);
     }
-    const { tokens: tileTokens, rows: tileRows } = this.tile, apart = paired && slices.length > 1;
+    const apart = paired && slices.length > 1, tile = chooseMatmulTile(tokens, rows, [...this.kernels.keys()]);
     for (const { row, rows: held, data, scales } of slices) {
       const span = apart ? held / 2 : held;
       for (let first = 0, to = row; first < held; first += span, to += rows / 2) {
@@ -84,8 +81,8 @@ export class Matmul {
           stride,
           column: column + to,
         };
-        const grid = [Math.ceil(span / tileRows), Math.ceil(tokens / tileTokens)] as const;
-        this.kernel.encode(commands, { weights: data, scales, x, out }, params, grid);
+        const grid = [Math.ceil(span / tile), Math.ceil(tokens / tile)] as const;
+        this.kernels.get(tile)!.encode(commands, { weights: data, scales, x, out }, params, grid);
       }
     }
   }

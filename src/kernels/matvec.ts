@@ -1,5 +1,6 @@
 import { UNIT, weightLayout } from "../core/weight_layout.ts";
 import type { WeightType } from "../core/model.ts";
+import type { WeightDims } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { Kernel } from "../gpu/kernel.ts";
@@ -7,8 +8,6 @@ import { elements, type Tensor } from "../gpu/tensor.ts";
 import { matvec } from "../gpu/wgsl.gen.ts";
 import { expectWeights, type WeightMatrix, weightPart } from "./weights.ts";
 
-/** Sums that a workgroup makes. */
-const SUMS = 8;
 /** Units that a lane takes at a time: the parts' WEIGHT_UNITS. */
 const LOAD_UNITS: Readonly<Record<WeightType, number>> = {
   F32: 1,
@@ -19,6 +18,9 @@ const LOAD_UNITS: Readonly<Record<WeightType, number>> = {
   Q4_K: 2,
   Q6_K: 4,
 };
+
+/** Rows from which a matrix is tall: 32 lanes for every 8 of them are enough to fill a large GPU. */
+const TALL = 16384;
 
 /** What a product is fused with. */
 export interface MatvecForm {
@@ -44,27 +46,45 @@ export interface MatvecOptions {
   readonly eps?: number;
 }
 
-/** Picks the lanes per workgroup: a load each along a row, so long as the device has them. Pure. */
-export function chooseMatvecLanes(type: WeightType, cols: number, maxLanes: number): number {
-  const loads = Math.ceil(weightLayout(type, cols).units / LOAD_UNITS[type]);
-  return Math.min(128, maxLanes, Math.max(32, 2 ** Math.floor(Math.log2(loads))));
+/** How a workgroup works: lanes along a row, and the sums that it makes. */
+export interface MatvecVariant {
+  readonly lanes: number;
+  readonly rows: 4 | 8;
+}
+
+/**
+ * Picks few lanes and many rows for tall matrices, which fill a large GPU all the same; in low ones every lane takes a
+ * load or two. Pure.
+ */
+export function chooseMatvec(
+  { type, rows, cols }: WeightDims,
+  { gated = false }: MatvecForm,
+  maxLanes: number,
+): MatvecVariant {
+  const loads = Math.ceil(weightLayout(type, cols).units / LOAD_UNITS[type]), isTall = rows >= TALL;
+  const lanes = Math.max(32, 2 ** Math.floor(Math.log2(loads)));
+  return { lanes: Math.min(isTall ? 32 : 128, lanes, maxLanes), rows: isTall || gated ? 8 : 4 };
 }
 
 /** Multiplies one token by a matrix of weights. Borrows every tensor. */
 export class Matvec {
-  private constructor(readonly kernel: Kernel<typeof matvec>, readonly type: WeightType, readonly form: MatvecForm) {}
+  private constructor(
+    readonly kernel: Kernel<typeof matvec>,
+    readonly type: WeightType,
+    readonly form: MatvecForm,
+    readonly variant: MatvecVariant,
+  ) {}
 
-  /** For matrices of `type`: compiled for a width, right for any. */
+  /** For matrices of `type`: compiled for a shape, right for any. */
   static async create(
     gpu: Gpu,
-    { type, cols }: { readonly type: WeightType; readonly cols: number },
+    dims: WeightDims,
     form: MatvecForm = {},
-    options: { lanes?: number } = {},
+    variant: MatvecVariant = chooseMatvec(dims, form, gpu.limits.maxComputeInvocationsPerWorkgroup),
   ): Promise<Matvec> {
-    const { norm = false, residual = false, gated = false } = form;
-    const { lanes = chooseMatvecLanes(type, cols, gpu.limits.maxComputeInvocationsPerWorkgroup) } = options;
-    const constants = { WEIGHT: weightPart(type), WG: lanes, NORM: norm, RESIDUAL: residual, GATED: gated };
-    return new Matvec(await Kernel.create(gpu, matvec, constants), type, { norm, residual, gated });
+    const { norm = false, residual = false, gated = false } = form, { lanes: WG, rows: ROWS } = variant;
+    const constants = { WEIGHT: weightPart(dims.type), WG, ROWS, NORM: norm, RESIDUAL: residual, GATED: gated };
+    return new Matvec(await Kernel.create(gpu, matvec, constants), dims.type, { norm, residual, gated }, variant);
   }
 
   /** Encodes a product, one dispatch a slice of the matrix. */
@@ -90,7 +110,7 @@ export class Matvec {
         outFirst: outOffset + row,
         eps,
       };
-      const grid = [Math.ceil(held / SUMS)] as const;
+      const grid = [Math.ceil(held / this.variant.rows)] as const;
       this.kernel.encode(commands, { weights: data, scales, x, gain, out }, params, grid);
     }
   }

@@ -18,6 +18,10 @@ const CHUNK = 1024;
 export interface PrefillOptions {
   onProgress?: (done: number, total: number) => void;
   signal?: AbortSignal;
+  /** Runs the first so many layers only, and leaves no logits. */
+  layers?: number;
+  /** Encodes what uses the logits, which the next step of any sequence overwrites: it runs in the same submit. */
+  finish?: (commands: Commands) => void;
 }
 
 /** Activations of one width of pass, in the order of use. */
@@ -40,6 +44,8 @@ export class Decoder implements Disposable {
   readonly #x: Tensor;
   #prompt: Tensor | undefined;
   readonly #promptIds: Tensor;
+  /** Settles when the last of the prompts so far is through: one at a time, since they share their activations. */
+  #turn: Promise<void> = Promise.resolve();
   /** Logits `[1][V]` of the newest token. */
   readonly logits: Tensor;
   readonly chunk: number;
@@ -83,8 +89,17 @@ export class Decoder implements Disposable {
    * keys and values need to live at a time; leaves the last token's logits. Stops between chunks when aborted, and
    * then the cache is as before.
    */
-  async prefill(ids: readonly number[], cache: KvCache, { onProgress, signal }: PrefillOptions = {}): Promise<void> {
-    const state = cache.state(), { layers } = this.config;
+  prefill(ids: readonly number[], cache: KvCache, options: PrefillOptions = {}): Promise<void> {
+    return this.#inTurn(() => this.#prefill(ids, cache, options));
+  }
+
+  async #prefill(
+    ids: readonly number[],
+    cache: KvCache,
+    { onProgress, signal, finish, layers = this.config.layers }: PrefillOptions,
+  ): Promise<void> {
+    signal?.throwIfAborted();
+    const state = cache.state();
     try {
       const x = await this.#embedAll(ids);
       await cache.begin(ids.length);
@@ -100,8 +115,10 @@ export class Decoder implements Disposable {
         }
       }
       cache.commit();
+      if (layers < this.config.layers) return;
       const commands = this.gpu.commands("head"), last = ids.length - 1;
       this.layer.head(commands, x, last, this.logits);
+      finish?.(commands);
       commands.submit();
     } catch (error) {
       cache.restore(state);
@@ -113,12 +130,20 @@ export class Decoder implements Disposable {
    * Runs `ids` like {@linkcode prefill} and hands out the logits of every position in chunks `[T][V]`, in order: for
    * evaluation. The tensor is reused from chunk to chunk.
    */
-  async forward(
+  forward(
     ids: readonly number[],
     cache: KvCache,
     visit: (logits: Tensor, span: Span) => Promise<void>,
   ): Promise<void> {
-    await this.prefill(ids, cache);
+    return this.#inTurn(() => this.#forward(ids, cache, visit));
+  }
+
+  async #forward(
+    ids: readonly number[],
+    cache: KvCache,
+    visit: (logits: Tensor, span: Span) => Promise<void>,
+  ): Promise<void> {
+    await this.#prefill(ids, cache, {});
     const most = Math.max(1, Math.min(this.chunk, Math.floor(2 ** 26 / this.config.vocab)) & ~63 || 1);
     using logits = this.gpu.alloc("all logits", "f32", [Math.min(most, ids.length), this.config.vocab]);
     for (const span of spans(ids.length, most)) {
@@ -128,6 +153,12 @@ export class Decoder implements Disposable {
       commands.submit();
       await visit(out, span);
     }
+  }
+
+  async #inTurn(body: () => Promise<void>): Promise<void> {
+    const turn = this.#turn.then(body);
+    this.#turn = turn.catch(() => {});
+    await turn;
   }
 
   #layer(commands: Commands, i: number, x: Tensor, scratch: Scratch, cache: KvCache, span: Span): void {

@@ -6,8 +6,10 @@
 import { StopMatcher, TextStream } from "../text/stream.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 
-/** One generated token. Texts of all tokens joined are the generated text; a token in the middle of a character, or
- * that may begin a stop string, is handed out together with the token that settles it. */
+/**
+ * One generated token. Texts of all tokens joined are the generated text; a token that ends within a character, or in
+ * what may be the beginning of a stop string, is handed out together with the token that settles it.
+ */
 export interface GeneratedToken {
   /** The token's id. */
   readonly id: number;
@@ -76,6 +78,7 @@ export interface StopOptions {
   /** Ids that end the text; they are not part of it. */
   readonly eos: ReadonlySet<number>;
   readonly stopIds: ReadonlySet<number>;
+  /** Strings that end the text; they are not part of it, though their tokens are among the tokens. */
   readonly stopStrings: readonly string[];
   readonly logprobs: boolean;
   readonly signal?: AbortSignal;
@@ -89,14 +92,16 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   readonly #open: () => TokenSource;
   readonly #tokenizer: Tokenizer;
   readonly #stop: StopOptions;
+  readonly #matcher: StopMatcher;
   readonly #done = Promise.withResolvers<GenerationResult>();
   #started = false;
 
-  /** Made by `generate`. */
+  /** Made by `generate`. `open` is called once, as it begins. */
   constructor(open: () => TokenSource, tokenizer: Tokenizer, stop: StopOptions) {
     this.#open = open;
     this.#tokenizer = tokenizer;
     this.#stop = stop;
+    this.#matcher = new StopMatcher(stop.stopStrings);
     this.#done.promise.catch(() => {}); // an error is the loop's to tell, too
   }
 
@@ -106,9 +111,9 @@ export class Generation implements AsyncIterable<GeneratedToken> {
     return this.#done.promise;
   }
 
-  /** Resolves when the generation is over, whichever way it went. */
-  get ended(): Promise<void> {
-    return this.#done.promise.then(() => {}, () => {});
+  /** Calls `callback` when the generation is over, whichever way it went, before those who wait for that go on. */
+  whenOver(callback: () => void): void {
+    this.#done.promise.then(callback, callback);
   }
 
   async #drain(): Promise<void> {
@@ -121,15 +126,21 @@ export class Generation implements AsyncIterable<GeneratedToken> {
   async *[Symbol.asyncIterator](): AsyncGenerator<GeneratedToken, void> {
     if (this.#started) throw new TypeError("Cannot iterate a generation twice: call generate again");
     this.#started = true;
-    const { maxTokens, eos, stopIds, stopStrings, logprobs, signal } = this.#stop;
-    const stream = new TextStream(this.#tokenizer, { continues: true }), matcher = new StopMatcher(stopStrings);
+    const { maxTokens, eos, stopIds, logprobs, signal } = this.#stop;
+    const stream = new TextStream(this.#tokenizer, { continues: true }), matcher = this.#matcher;
     const ids: number[] = [], held: GeneratedToken[] = [];
-    let text = "", stopReason: StopReason = "abort", source: TokenSource | undefined;
-    /** The held tokens, with `fresh` as the text of the last. */
-    const release = (fresh: string): GeneratedToken[] => {
+    let text = "", fresh = "", stopReason: StopReason = "abort", source: TokenSource | undefined;
+    /** The held tokens, with their text on the last. */
+    const release = (): GeneratedToken[] => {
       const out = held.splice(0), last = out.pop();
+      if (last) out.push({ ...last, text: fresh });
       text += fresh;
-      return last ? [...out, { ...last, text: fresh }] : [];
+      fresh = "";
+      return out;
+    };
+    const releaseAll = (): GeneratedToken[] => {
+      fresh += matcher.push(stream.flush()).text + matcher.flush();
+      return release();
     };
     try {
       if (signal?.aborted) return;
@@ -141,27 +152,22 @@ export class Generation implements AsyncIterable<GeneratedToken> {
           if (signal?.aborted) return;
           if (next.done) break; // the context is full
           const { id, logprob } = next.value;
-          if (eos.has(id)) {
-            stopReason = "eos";
+          if (eos.has(id) || stopIds.has(id)) {
+            stopReason = eos.has(id) ? "eos" : "stop";
             break;
           }
           ids.push(id);
-          if (stopIds.has(id)) {
+          held.push({ id, text: "", ...(logprobs && { logprob }) });
+          const shown = matcher.push(stream.push(id));
+          fresh += shown.text;
+          if (shown.stopped) {
             stopReason = "stop";
             break;
           }
-          held.push({ id, text: "", ...(logprobs && { logprob }) });
-          const shown = matcher.push(stream.push(id));
-          if (shown.stopped) {
-            stopReason = "stop";
-            yield* release(shown.text);
-            return;
-          }
-          if (shown.text !== "") yield* release(shown.text);
+          if (fresh !== "" && !stream.holds && !matcher.holds) yield* release();
         }
         if (stopReason === "abort") stopReason = "length";
-        const tail = matcher.push(stream.flush());
-        yield* release(tail.stopped ? tail.text : tail.text + matcher.flush());
+        yield* releaseAll();
       } finally {
         await sampled.return();
       }
@@ -171,6 +177,7 @@ export class Generation implements AsyncIterable<GeneratedToken> {
         throw error;
       }
     } finally {
+      releaseAll(); // what an abort left
       const promptTokens = source?.promptTokens ?? [], usage = source?.usage(ids.length) ?? NO_USAGE;
       this.#done.resolve({ text, tokens: ids, promptTokens, stopReason, usage });
     }

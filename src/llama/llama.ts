@@ -13,7 +13,7 @@ import { encodeChat, type Message } from "../text/chat.ts";
 import { createTokenizer, type Tokenizer } from "../text/tokenizer.ts";
 import { Decoder } from "./decoder.ts";
 import type { Generation } from "./generation.ts";
-import { type GenerateOptions, Session } from "./session.ts";
+import { generateIn, type GenerateOptions, Session } from "./session.ts";
 import { loadWeights } from "./weights.ts";
 
 /** Bits of the cache: one number for keys and values, or one for each; 16 is exact. */
@@ -67,8 +67,24 @@ export interface KvFigures {
 
 const DEFAULT_CONTEXT = 8192;
 
+/** What training and evaluation need of a model beside its public surface. */
+export interface Inside extends Engine {
+  readonly attention: ExactAttention;
+}
+
+let insideOf: (llama: Llama) => Inside;
+
+/** The inside of a model: for the other modules of this floor and the one above it. */
+export function inside(llama: Llama): Inside {
+  return insideOf(llama);
+}
+
 /** A model on the GPU, ready to generate. Dispose it to free its memory. */
 export class Llama implements Disposable {
+  static {
+    insideOf = (llama) => ({ ...llama.#engine, attention: llama.#attention });
+  }
+
   readonly #owned: DisposableStack;
   readonly #engine: Engine;
   readonly #attention: ExactAttention;
@@ -144,24 +160,25 @@ export class Llama implements Disposable {
    * they come; `await` its `done` for the whole.
    */
   generate(prompt: string | readonly Message[], options: GenerateOptions = {}): Generation {
-    const session = this.#idle.pop() ?? this.session(), generation = session.generate(prompt, options);
-    const giveBack = (): void => {
-      if (this.#idle.length === 0) this.#idle.push(session);
+    let session: Session | undefined;
+    const generation = generateIn(() => session = this.#idle.pop() ?? this.session(), this.#engine, prompt, options);
+    generation.whenOver(() => {
+      if (!session) return;
+      if (this.#idle.length === 0 && !this.#owned.disposed) this.#idle.push(session);
       else session[Symbol.dispose]();
-    };
-    generation.ended.then(giveBack);
+    });
     return generation;
   }
 
   /** Starts a sequence whose cache the caller owns: it is reused from turn to turn, forked and rewound. */
   session(): Session {
+    if (this.#owned.disposed) throw new TypeError("Cannot start a session as the model was disposed of");
     return new Session(this.#engine, this.#cache());
   }
 
   /** The cache's figures for one session. */
   get kv(): KvFigures {
-    const { config, f16Bytes } = this.#engine, bytes = f16Bytes(this.maxContext);
-    void config;
+    const bytes = this.#engine.f16Bytes(this.maxContext);
     return { bits: { k: 16, v: 16 }, bytes, f16Bytes: bytes, codebookBytes: 0, maxContext: this.maxContext };
   }
 

@@ -5,6 +5,7 @@
  */
 import type { KvCache } from "../attention/kv_cache.ts";
 import type { Message } from "../text/chat.ts";
+import type { Commands } from "../gpu/commands.ts";
 import { Staging } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { Generation, type TokenSource, type Usage } from "./generation.ts";
@@ -27,8 +28,37 @@ export interface GenerateOptions extends SamplingOptions {
   signal?: AbortSignal;
 }
 
+let open: (session: Session, prompt: string | readonly Message[], options: GenerateOptions) => TokenSource;
+
+/** A generation in the session that `take` gives as it begins. Throws for options that make no sense. */
+export function generateIn(
+  take: () => Session,
+  { config, tokenizer }: Engine,
+  prompt: string | readonly Message[],
+  options: GenerateOptions,
+): Generation {
+  const { maxTokens = 256, stop = [], ignoreEos = false, logprobs = false, signal } = options;
+  if (!Number.isInteger(maxTokens) || maxTokens < 0) {
+    throw new RangeError(`Cannot generate as maxTokens must be a whole number: current value is ${maxTokens}`);
+  }
+  Sampler.check(options, config.vocab);
+  const stops: readonly (string | number)[] = Array.isArray(stop) ? stop : [stop];
+  return new Generation(() => open(take(), prompt, options), tokenizer, {
+    maxTokens,
+    eos: new Set(ignoreEos ? [] : tokenizer.eos),
+    stopIds: new Set(stops.filter((s) => typeof s === "number")),
+    stopStrings: stops.filter((s) => typeof s !== "number"),
+    logprobs,
+    signal,
+  });
+}
+
 /** One sequence: its tokens and the cache that holds them. Dispose it to free the cache. */
 export class Session implements Disposable {
+  static {
+    open = (session, prompt, options) => session.#open(prompt, options); // for generateIn and nobody else
+  }
+
   readonly #engine: Engine;
   readonly #cache: KvCache;
   readonly #next: Tensor;
@@ -59,20 +89,7 @@ export class Session implements Disposable {
    * is not computed again.
    */
   generate(prompt: string | readonly Message[], options: GenerateOptions = {}): Generation {
-    const { maxTokens = 256, stop = [], ignoreEos = false, logprobs = false, signal } = options;
-    if (!Number.isInteger(maxTokens) || maxTokens < 0) {
-      throw new RangeError(`Cannot generate as maxTokens must be a whole number: current value is ${maxTokens}`);
-    }
-    Sampler.check(options, this.#engine.config.vocab);
-    const stops = typeof stop === "object" ? stop : [stop], { tokenizer } = this.#engine;
-    return new Generation(() => this.#open(prompt, options), tokenizer, {
-      maxTokens,
-      eos: new Set(ignoreEos ? [] : tokenizer.eos),
-      stopIds: new Set(stops.filter((s) => typeof s === "number")),
-      stopStrings: stops.filter((s) => typeof s === "string"),
-      logprobs,
-      signal,
-    });
+    return generateIn(() => this, this.#engine, prompt, options);
   }
 
   /** Forgets all but the first `length` tokens. */
@@ -117,30 +134,32 @@ export class Session implements Disposable {
   ): AsyncGenerator<{ id: number; logprob: number }, void> {
     this.#busy = true;
     const { gpu, decoder } = this.#engine, cache = this.#cache;
-    using sampler = await Sampler.create(gpu, this.#engine.config.vocab, options);
-    using staging = new Staging(gpu, 8);
     try {
+      using sampler = await Sampler.create(gpu, this.#engine.config.vocab, options);
+      using staging = new Staging(gpu, 8);
+      const choose = (commands: Commands, step: number): void =>
+        sampler.encode(commands, decoder.logits, this.#next, step);
       const start = performance.now(), kept = Math.min(commonPrefix(this.#tokens, ids), ids.length - 1);
       this.#cache.rewind(kept);
       this.#tokens.length = kept;
       timing.reused = kept;
       sampler.reset(ids);
-      const { onPrefill: onProgress, signal } = options;
-      await decoder.prefill(ids.slice(kept), cache, { onProgress, signal });
-      this.#tokens.push(...ids.slice(kept));
-      let commands = gpu.commands("sample");
-      sampler.encode(commands, decoder.logits, this.#next, 0);
-      staging.copy(commands, sampler.result);
-      commands.submit();
+      const { onPrefill: onProgress, signal } = options, fresh = ids.slice(kept);
+      const finish = (commands: Commands): void => {
+        choose(commands, 0);
+        staging.copy(commands, sampler.result);
+      };
+      await decoder.prefill(fresh, cache, { onProgress, signal, finish });
+      for (const id of fresh) this.#tokens.push(id);
       let first = 0;
       for (let step = 1;; step++) {
         // The next step is encoded while the GPU works on this one.
         const state = cache.state(), room = cache.length < cache.capacity;
-        commands = gpu.commands("step");
+        const commands = gpu.commands("step");
         if (room) {
           await cache.begin(1);
           decoder.step(commands, this.#next, cache);
-          sampler.encode(commands, decoder.logits, this.#next, step);
+          choose(commands, step);
         }
         const record = new DataView(
           await staging.read().catch((error) => {
@@ -148,6 +167,7 @@ export class Session implements Disposable {
             throw error;
           }),
         );
+        this.#expectLive("generate");
         const id = record.getUint32(0, true), logprob = record.getFloat32(4, true), now = performance.now();
         if (step === 1) {
           timing.prefill = (now - start) / 1e3;
@@ -163,8 +183,7 @@ export class Session implements Disposable {
         if (!room) return;
       }
     } finally {
-      await gpu.idle();
-      this.#busy = false;
+      await gpu.idle().finally(() => this.#busy = false);
     }
   }
 
@@ -180,8 +199,12 @@ export class Session implements Disposable {
     };
   }
 
-  #expectIdle(action: string): void {
+  #expectLive(action: string): void {
     if (this.#disposed) throw new TypeError(`Cannot ${action} as the session was disposed of`);
+  }
+
+  #expectIdle(action: string): void {
+    this.#expectLive(action);
     if (this.#busy) {
       throw new TypeError(`Cannot ${action} as the session is generating: wait for it, or fork the session`);
     }

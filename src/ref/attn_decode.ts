@@ -1,5 +1,5 @@
 import type { AttnDims } from "../core/shapes.ts";
-import { exact, type Round } from "./round.ts";
+import { exact, expOf, type Round } from "./round.ts";
 
 /** Partial attention states, as `attn_merge` folds them: `o [I][R][D]` not normalised, `md [I][R][2]`. */
 export interface AttnStates {
@@ -36,7 +36,7 @@ export function attnDecodeRef(
       const m = scores.reduce((a, b) => Math.max(a, b), -3.4028234663852886e38);
       let d = 0;
       scores.forEach((score, j) => {
-        const w = round(Math.exp(round(score - m))), from = (k * capacity + start + first + j) * headDim;
+        const w = expOf(round(score - m), round), from = (k * capacity + start + first + j) * headDim;
         d = round(d + w);
         for (let c = 0; c < headDim; c++) {
           o[to * headDim + c] = round(o[to * headDim + c]! + round(w * values[from + c]!));

@@ -1,5 +1,5 @@
 import type { AttnMergeDims } from "../core/shapes.ts";
-import { exact, type Round } from "./round.ts";
+import { exact, expOf, type Round } from "./round.ts";
 
 /** Twin of `wgsl/attn_merge.wgsl` in f64; `round = Math.fround` gives the naive f32 version. */
 export function attnMergeRef(
@@ -14,7 +14,7 @@ export function attnMergeRef(
     for (let i = 0; i < splits; i++) m = Math.max(m, md[2 * (i * rows + r)]!);
     for (let i = 0; i < splits; i++) {
       const at = i * rows + r;
-      const w = round(Math.exp(round(md[2 * at]! - m)));
+      const w = expOf(round(md[2 * at]! - m), round);
       d = round(d + round(md[2 * at + 1]! * w));
       for (let c = 0; c < headDim; c++) {
         out[r * headDim + c] = round(out[r * headDim + c]! + round(o[at * headDim + c]! * w));

@@ -1,4 +1,5 @@
 import type { LlamaConfig } from "../core/model.ts";
+import { exact, type Round } from "./round.ts";
 
 /** Weights of one layer as numbers, matrices `[rows][cols]` in Hugging Face's order (half-split rotary pairs). */
 export interface LayerTensors {
@@ -54,12 +55,14 @@ function rotate(x: Float64Array, headDim: number, frequencies: Float64Array, pos
  * The decoder in f64, plain loops: logits `[T][V]` of the whole sequence, which starts at position 0.
  *
  * @param frequencies rotary frequencies in radians a position, `[P]`
+ * @param store how the cache rounds each number of keys and values
  */
 export function llamaRef(
   config: LlamaConfig,
   tensors: LlamaTensors,
   ids: readonly number[],
   frequencies: Float64Array,
+  store: Round = exact,
 ): Float64Array {
   const { hidden, qHeads, kvHeads, headDim, normEps, vocab } = config, group = qHeads / kvHeads;
   const rows = ids.map((id) => Float64Array.from(tensors.embed.subarray(id * hidden, (id + 1) * hidden)));
@@ -70,8 +73,8 @@ export function llamaRef(
       const q = matvec(layer.q, normed), k = matvec(layer.k, normed);
       rotate(q, headDim, frequencies, t);
       rotate(k, headDim, frequencies, t);
-      keys.push(k);
-      values.push(matvec(layer.v, normed));
+      keys.push(k.map(store));
+      values.push(matvec(layer.v, normed).map(store));
       const mixed = new Float64Array(qHeads * headDim);
       for (let h = 0; h < qHeads; h++) {
         const at = h * headDim, from = Math.floor(h / group) * headDim;

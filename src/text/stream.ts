@@ -15,6 +15,8 @@ export class TextStream {
   readonly #skipSpecial: boolean;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   #dropsSpace: boolean;
+  /** Continuation bytes that the last character still lacks. */
+  #missing = 0;
 
   /**
    * @param tokenizer The tokenizer of the ids to come.
@@ -34,11 +36,21 @@ export class TextStream {
     if (bytes.length === 0) return "";
     if (this.#dropsSpace && bytes[0] === 0x20) bytes = bytes.subarray(1);
     this.#dropsSpace = false;
+    for (const byte of bytes) {
+      if (byte >= 0xc2 && byte <= 0xf4) this.#missing = byte >= 0xf0 ? 3 : byte >= 0xe0 ? 2 : 1;
+      else this.#missing = (byte & 0xc0) === 0x80 ? Math.max(0, this.#missing - 1) : 0;
+    }
     return this.#decoder.decode(bytes, { stream: true });
+  }
+
+  /** Whether an unfinished character is held back. */
+  get holds(): boolean {
+    return this.#missing > 0;
   }
 
   /** Ends the text: U+FFFD where a character was left unfinished, else nothing. */
   flush(): string {
+    this.#missing = 0;
     return this.#decoder.decode();
   }
 }
@@ -81,6 +93,11 @@ export class StopMatcher {
     const cut = this.#stopped ? start : all.length - this.#heldLength(all);
     this.#held = this.#stopped ? "" : all.slice(cut);
     return { text: all.slice(0, cut), stopped: this.#stopped };
+  }
+
+  /** Whether text is held back. */
+  get holds(): boolean {
+    return this.#held !== "";
   }
 
   /** Ends the text: what was held back and did not become a stop string. */

@@ -13,14 +13,15 @@ export interface Sample {
   readonly numbers: Float64Array;
 }
 
-export function randomWeights(type: WeightType, rows: number, cols: number, seed: number): Sample {
+/** `size` multiplies all numbers: without it most are about 1. */
+export function randomWeights(type: WeightType, rows: number, cols: number, seed: number, size = 1): Sample {
   const rng = new Rng(seed), { weights, bytes } = BLOCKS[type], blocks = rows * cols / weights;
   const file = new Uint8Array(blocks * bytes),
     view = new DataView(file.buffer),
     numbers = new Float64Array(rows * cols);
   for (let i = 0; i < file.length; i++) file[i] = rng.below(256);
   const half = (at: number, scale: number): number => {
-    const bits = toF16((0.2 + rng.uniform()) * scale * (rng.below(50) === 0 ? 1e-3 : 1));
+    const bits = toF16((0.2 + rng.uniform()) * size * scale * (rng.below(50) === 0 ? 1e-3 : 1));
     view.setUint16(at, bits, true);
     return fromF16(bits);
   };
@@ -28,11 +29,11 @@ export function randomWeights(type: WeightType, rows: number, cols: number, seed
     const at = b * bytes, out = b * weights, byte = (i: number): number => file[at + i]!;
     const int8 = (i: number): number => view.getInt8(at + i);
     if (type === "F32") {
-      view.setFloat32(at, rng.normal(), true);
+      view.setFloat32(at, size * rng.normal(), true);
       numbers[out] = view.getFloat32(at, true);
     } else if (type === "F16") numbers[out] = half(at, rng.normal());
     else if (type === "BF16") {
-      const f = new Float32Array([rng.normal()]), top = new Uint32Array(f.buffer)[0]! >>> 16;
+      const f = new Float32Array([size * rng.normal()]), top = new Uint32Array(f.buffer)[0]! >>> 16;
       view.setUint16(at, top, true);
       numbers[out] = new Float32Array(new Uint32Array([top << 16]).buffer)[0]!;
     } else if (type === "Q8_0") {

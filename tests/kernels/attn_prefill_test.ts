@@ -9,7 +9,7 @@ import {
   chooseAttnPrefill,
 } from "../../src/kernels/attn_prefill.ts";
 import { attnMergeRef } from "../../src/ref/attn_merge.ts";
-import { attnPrefillRef } from "../../src/ref/attn_prefill.ts";
+import { type AttnPrefillContext, attnPrefillRef, attnPrefillStatesRef } from "../../src/ref/attn_prefill.ts";
 import { assertAsAccurateAs } from "../_assert.ts";
 import { onEachText, poisoned } from "../_gpu.ts";
 import { type AttnSample, attnSample } from "./_attn.ts";
@@ -52,6 +52,44 @@ async function run(gpu: Gpu, it: Case, { q, keyBits, valueBits }: AttnSample, st
   return { out: await gpu.readF32(out), md: await gpu.readF32(md) };
 }
 
+/** Where windows and sinks lie to tiles, rows that see nothing far, and prompts that begin late. */
+const MASKED: (Case & { window: number; sinks: number })[] = [
+  { headDim: 64, qHeads: 2, kvHeads: 1, tokens: 150, start: 0, seen: 1, window: 17, sinks: 4 },
+  { headDim: 64, qHeads: 2, kvHeads: 2, tokens: 40, start: 0, seen: 200, window: 64, sinks: 0 },
+  { headDim: 128, qHeads: 4, kvHeads: 1, tokens: 70, start: 1, seen: 90, window: 1, sinks: 130 },
+  { headDim: 128, qHeads: 1, kvHeads: 1, tokens: 260, start: 0, seen: 1, window: 32, sinks: 1 },
+  { headDim: 32, qHeads: 3, kvHeads: 1, tokens: 33, start: 0, seen: 1, window: 8, sinks: 64 },
+  { headDim: 80, qHeads: 1, kvHeads: 1, tokens: 90, start: 0, seen: 2, window: 1000, sinks: 0 },
+];
+const LOWEST = -3.4028234663852886e38;
+
+const part = (
+  q: Float32Array,
+  { keys, values }: AttnSample,
+  dims: AttnDims,
+  context: AttnPrefillContext,
+  round?: typeof Math.fround,
+) => attnPrefillStatesRef(q, keys, values, dims, context, round);
+const joined = (a: Float64Array, b: Float64Array) => Float32Array.from([...a, ...b]);
+
+/** Two states: what is near in the first cache, what is far in the second. */
+async function runMasked(gpu: Gpu, it: Case & { window: number; sinks: number }, near: AttnSample, far: AttnSample) {
+  const { tokens, start, seen, window, sinks } = it, capacity = start + seen + tokens + 1;
+  const shapes = attnPrefillShapes({ ...it, capacity, states: 2 });
+  using q = gpu.upload("q", "f32", shapes.q, near.q), out = poisoned(gpu, "out", shapes.out);
+  using md = poisoned(gpu, "md", shapes.md);
+  using stack = new DisposableStack();
+  const commands = gpu.commands();
+  for (const [state, mask, { keyBits, valueBits }] of [[0, "near", near], [1, "far", far]] as const) {
+    const op = await AttnPrefill.create(gpu, it, { mask });
+    const keys = stack.use(gpu.upload("keys", "u32", shapes.keys, keyBits));
+    const values = stack.use(gpu.upload("values", "u32", shapes.values, valueBits));
+    op.encode(commands, { q, keys, values, out, md }, { tokens, start, seen, state, window, sinks });
+  }
+  commands.submit();
+  return { out: await gpu.readF32(out), md: await gpu.readF32(md) };
+}
+
 function sampled(it: Case): { dims: AttnDims; sample: AttnSample } {
   const { tokens, start, seen } = it, dims = { ...it, capacity: start + seen + tokens + 1 };
   return { dims, sample: attnSample(dims, start, start + seen + tokens - 1, it.sharpness) };
@@ -73,6 +111,40 @@ Deno.test("attn_prefill", (t) =>
       assertEquals(out.subarray(0, rows * 64).every(Number.isNaN), true, "state 0 was written");
       const folded = attnMergeRef(out.subarray(rows * 64), md.subarray(rows * 2), { rows, splits: 1, headDim: 64 });
       folded.forEach((x, i) => assertAlmostEquals(x, whole.out[i]!, 1e-5));
+    });
+    for (const it of MASKED) {
+      await t.step(`merges near and far of two caches at ${JSON.stringify(it)}`, async () => {
+        const { dims, sample } = sampled(it), other = sampled({ ...it, sharpness: 2 }).sample;
+        const states = await runMasked(gpu, it, sample, other);
+        const shape = { rows: it.tokens * it.qHeads, splits: 2, headDim: it.headDim };
+        const ref = (round?: typeof Math.fround) => {
+          const near = part(sample.q, sample, dims, { ...it, mask: "near" }, round);
+          const far = part(sample.q, other, dims, { ...it, mask: "far" }, round);
+          return attnMergeRef(joined(near.o, far.o), joined(near.md, far.md), shape, round);
+        };
+        assertAsAccurateAs(attnMergeRef(states.out, states.md, shape), ref(Math.fround), ref());
+        const { md } = part(sample.q, other, dims, { ...it, mask: "far" });
+        for (let r = 0; r < shape.rows; r++) { // rows that see nothing weigh nothing
+          if (md[2 * r + 1] === 0) {
+            assertEquals([...states.md.subarray(2 * (shape.rows + r)).subarray(0, 2)], [LOWEST, 0]);
+          }
+        }
+      });
+    }
+    await t.step("rejects a window that has no room for the token itself", async () => {
+      const it = { headDim: 32, qHeads: 1, kvHeads: 1, tokens: 4, capacity: 8 };
+      const op = await AttnPrefill.create(gpu, it, { mask: "near" }), shapes = attnPrefillShapes({ ...it, states: 1 });
+      using stack = new DisposableStack();
+      const tensor = (name: keyof typeof shapes) => stack.use(gpu.alloc(name, "f32", shapes[name]));
+      const io = {
+        q: tensor("q"),
+        keys: tensor("keys"),
+        values: tensor("values"),
+        out: tensor("out"),
+        md: tensor("md"),
+      };
+      const encode = () => op.encode(gpu.commands(), io, { tokens: 4, start: 0, seen: 1, window: 0 });
+      assertThrows(encode, RangeError, "window must be >= 1");
     });
     await t.step("rejects slots past the cache, and a first token that sees none", async () => {
       const it = { headDim: 32, qHeads: 1, kvHeads: 1, tokens: 4, capacity: 8 };

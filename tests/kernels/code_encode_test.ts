@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertThrows } from "@std/assert";
 import { codeBits, type CodecShape, fields, pairStages, tableRows } from "../../src/core/codec.ts";
 import { BLOCK, blocks, unpackCodes } from "../../src/core/pack.ts";
 import { codeEncodeShapes } from "../../src/core/shapes.ts";

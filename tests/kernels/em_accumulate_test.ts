@@ -3,7 +3,7 @@ import type { Stage } from "../../src/core/codec.ts";
 import { fromF16Array, toF16Array } from "../../src/core/f16.ts";
 import { BLOCK, blocks } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
-import { emAccumulateShapes, type EmDims, emReduceShapes, stageSizes } from "../../src/core/shapes.ts";
+import { emAccumulateShapes, type EmDims, stageSizes } from "../../src/core/shapes.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
 import { EmAccumulate } from "../../src/kernels/em_accumulate.ts";
 import { EmReduce } from "../../src/kernels/em_reduce.ts";
@@ -40,11 +40,11 @@ async function run(gpu: Gpu, dims: EmDims, isSoft: boolean, s: ReturnType<typeof
   using weights = isSoft ? gpu.upload("weights", "f32", shapes.weights, s.weights) : codes.view(0, codes.shape);
   using distances = gpu.upload("distances", "f32", shapes.distances, s.distances);
   using scales = gpu.upload("scales", "f16", shapes.scales, s.scales);
-  using sums = poisoned(gpu, "sums", shapes.sums), out = poisoned(gpu, "out", emReduceShapes(dims).out);
+  using sums = poisoned(gpu, "sums", shapes.sums), out = poisoned(gpu, "out", [dims.heads, shapes.sums[2]!]);
   const op = await EmAccumulate.create(gpu, headDim, stage, isSoft), reduce = await EmReduce.create(gpu);
   const commands = gpu.commands();
   op.encode(commands, { residual, codes, weights, distances, scales, sums }, dims);
-  reduce.encode(commands, { sums, out }, dims);
+  reduce.encode(commands, { parts: sums, out });
   commands.submit();
   return await gpu.readF32(out);
 }

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { Rng } from "../../src/core/rng.ts";
-import { type EmDims, emReduceShapes } from "../../src/core/shapes.ts";
+import { emReduceShapes } from "../../src/core/shapes.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import { EmReduce } from "../../src/kernels/em_reduce.ts";
 import { emReduceRef } from "../../src/ref/em_reduce.ts";
@@ -10,27 +10,23 @@ import { poisoned } from "../_gpu.ts";
 Deno.test("em_reduce", async (t) => {
   using gpu = await Gpu.create();
   const op = await EmReduce.create(gpu);
-  for (const [heads, tokens] of [[1, 1], [2, 32 * 1024], [1, 33 * 1024 + 1], [3, 70_000]] as const) {
-    const dims: EmDims = { headDim: 8, heads, tokens, stage: { kind: "pair", tied: true } };
-    await t.step(`is as accurate as f32 at ${heads} heads, ${tokens} tokens`, async () => {
-      const shapes = emReduceShapes(dims), [, chunks, width] = shapes.sums as [number, number, number];
-      const data = normals(new Rng(9), heads * chunks * width).map((x) => 3 + x);
-      using sums = gpu.upload("sums", "f32", shapes.sums, data), out = poisoned(gpu, "out", shapes.out);
+  for (const [heads, parts, width] of [[1, 1, 4], [2, 32, 4100], [1, 33, 12], [3, 70, 260], [1, 3000, 64]] as const) {
+    await t.step(`is as accurate as f32 at ${heads}x${parts}x${width}`, async () => {
+      const shapes = emReduceShapes({ heads, parts, width });
+      const data = normals(new Rng(9), heads * parts * width).map((x) => 3 + x);
+      using input = gpu.upload("parts", "f32", shapes.parts, data), out = poisoned(gpu, "out", shapes.out);
       const commands = gpu.commands();
-      op.encode(commands, { sums, out }, dims);
+      op.encode(commands, { parts: input, out });
       commands.submit();
-      const exact = emReduceRef(data, heads, chunks);
-      assertAsAccurateAs(await gpu.readF32(out), emReduceRef(data, heads, chunks, Math.fround), exact);
+      const exact = emReduceRef(data, heads, parts);
+      assertAsAccurateAs(await gpu.readF32(out), emReduceRef(data, heads, parts, Math.fround), exact);
     });
   }
   await t.step("rejects a wrong shape by name", () => {
-    const x = gpu.alloc("x", "f32", [1, 1, 8]), dims = { headDim: 8, heads: 1, tokens: 5 };
-    const stage = { kind: "pair", tied: true } as const;
-    assertThrows(
-      () => op.encode(gpu.commands(), { sums: x, out: x }, { ...dims, stage }),
-      TypeError,
-      "'sums' must have shape",
-    );
+    const parts = gpu.alloc("parts", "f32", [1, 2, 8]);
+    assertThrows(() => op.encode(gpu.commands(), { parts, out: parts }), TypeError, "'out' must have shape [1,8]");
+    const odd = gpu.alloc("odd", "f32", [1, 2, 6]), out = gpu.alloc("out", "f32", [1, 6]);
+    assertThrows(() => op.encode(gpu.commands(), { parts: odd, out }), RangeError, "a multiple of 4: it is 6");
   });
 });
 

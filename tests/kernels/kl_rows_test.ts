@@ -41,18 +41,20 @@ Deno.test("kl_rows", (t) =>
       for (const kl of await run(gpu, p, q, 3)) assert(kl >= 0 && kl < 1e-11, `${kl}`);
     });
     await t.step("bears tokens that cannot be, and huge logits", async () => {
-      const p = new Float32Array(4 * 500), q = new Float32Array(4 * 500);
+      const p = new Float32Array(5 * 500), q = new Float32Array(5 * 500);
       p.fill(-Infinity, 100, 500); // p is uniform over 100 of q's 500
       p.fill(-Infinity, 500, 700);
       q.fill(-Infinity, 500, 600).fill(-Infinity, 600, 700); // both uniform over the same 300
       q[1200] = -Infinity; // p can be what q cannot
       p[1500] = 3e38;
       q[1500] = 200;
-      const [part, same, never, huge] = await run(gpu, p, q, 4);
+      p.set([-70, -80, -81, -82, -86, -92, -97, -200, -3e38], 2100); // q has what p all but has not, in every degree
+      const [part, same, never, huge, degrees] = await run(gpu, p, q, 5);
       assertAlmostEquals(part!, Math.log(5), 1e-5);
       assertEquals(same, 0);
       assertEquals(never, Infinity);
       assert(huge! >= 0 && huge! < 1e-6, `${huge}`);
+      assertAlmostEquals(degrees!, klRowsRef(p.subarray(2000), q.subarray(2000), 1)[0]!, 1e-6);
     });
     await t.step("rejects a wrong shape by name", async () => {
       const op = await KlRows.create(gpu, 8), x = gpu.alloc("x", "f32", [2, 8]), y = gpu.alloc("y", "f32", [2, 4]);

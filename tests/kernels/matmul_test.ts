@@ -11,19 +11,19 @@ import { randomWeights, type Sample, TYPES } from "./_weights.ts";
 
 interface Options {
   readonly residual?: boolean;
-  readonly tile?: MatmulTile;
+  readonly tiles?: readonly MatmulTile[];
   readonly paired?: boolean;
   readonly maxBytes?: number;
 }
 
 /** Runs one product into the middle of wider rows, and checks it, and that nothing else was written. */
 async function check(gpu: Gpu, sample: Sample, tokens: number, options: Options = {}): Promise<void> {
-  const { type, rows, cols, numbers } = sample, rng = new Rng(tokens), stride = rows + 3;
+  const { rows, cols, numbers } = sample, rng = new Rng(tokens), stride = rows + 3;
   const xs = normals(rng, tokens * cols), old = normals(rng, tokens * stride, options.residual ? 1 : NaN);
   using weights = WeightMatrix.alloc(gpu, "weights", sample, options);
   weights.write(0, sample.file);
   using x = gpu.upload("x", "f32", [tokens, cols], xs), out = gpu.upload("out", "f32", [tokens, stride], old);
-  const op = await Matmul.create(gpu, type, tokens, options), commands = gpu.commands();
+  const op = await Matmul.create(gpu, sample.type, options), commands = gpu.commands();
   op.encode(commands, weights, { x, out }, { column: 2 });
   commands.submit();
   const actual = await gpu.readF32(out), inside = (i: number): boolean => i % stride >= 2 && i % stride < rows + 2;
@@ -36,29 +36,31 @@ async function check(gpu: Gpu, sample: Sample, tokens: number, options: Options 
 Deno.test("matmul", (t) =>
   onEachText(t, async (gpu, t) => {
     for (const tile of MATMUL_TILES) {
-      const name = `${tile.tokens}x${tile.rows} tiles`;
+      const name = `tiles of ${tile}`;
       for (const type of TYPES) {
         await t.step(`is as accurate as f32 for ${type} in ${name}`, async () => {
-          await check(gpu, randomWeights(type, 37, type.endsWith("K") ? 256 : 96, 3), 21, { tile });
+          await check(gpu, randomWeights(type, 37, type.endsWith("K") ? 256 : 96, 3), 21, { tiles: [tile] });
         });
       }
-      for (const tokens of [1, tile.tokens, tile.tokens + 1, 2 * tile.tokens + 1]) {
+      for (const tokens of [1, tile, tile + 1, 2 * tile + 1]) {
         await t.step(`takes ${tokens} tokens in ${name}`, async () => {
-          await check(gpu, randomWeights("F32", tile.rows + 1, 44, 3), tokens, { tile });
+          await check(gpu, randomWeights("F32", tile + 1, 44, 3), tokens, { tiles: [tile] });
         });
       }
       await t.step(`adds to what is there in ${name}`, async () => {
-        await check(gpu, randomWeights("Q8_0", tile.rows, 288, 3), 5, { tile, residual: true });
+        await check(gpu, randomWeights("Q8_0", tile, 288, 3), 5, { tiles: [tile], residual: true });
       });
       await t.step(`takes slices in ${name}`, async () => {
-        await check(gpu, randomWeights("F16", 150, 20, 3), 5, { tile, maxBytes: 64 * 64 });
-        await check(gpu, randomWeights("Q8_0", 300, 32, 3), 5, { tile, maxBytes: 128 * 32, paired: true });
+        await check(gpu, randomWeights("F16", 150, 20, 3), 5, { tiles: [tile], maxBytes: 64 * 64 });
+        await check(gpu, randomWeights("Q8_0", 300, 32, 3), 5, { tiles: [tile], maxBytes: 128 * 32, paired: true });
       });
     }
     await t.step("refuses what does not fit, by name", async () => {
       using weights = WeightMatrix.alloc(gpu, "w", { type: "F16", rows: 8, cols: 64 });
       using x = gpu.alloc("x", "f32", [3, 64]), out = gpu.alloc("out", "f32", [3, 9]);
-      const op = await Matmul.create(gpu, "F16", 3), other = await Matmul.create(gpu, "F32", 3), list = gpu.commands();
+      const op = await Matmul.create(gpu, "F16"),
+        other = await Matmul.create(gpu, "F32"),
+        list = gpu.commands();
       assertThrows(() => op.encode(list, weights, { x: out, out: x }), TypeError, "'x' must have shape [3,64]");
       assertThrows(() => op.encode(list, weights, { x, out }, { column: 2 }), TypeError, "must have 10 columns");
       assertThrows(() => other.encode(list, weights, { x, out }), TypeError, "is for F32 weights");
@@ -71,9 +73,15 @@ Deno.test("matmulRef() agrees with matvecRef() token by token", () => {
   assertEquals([...matmulRef(w, x, 8)], each);
 });
 
-Deno.test("chooseMatmulTile() takes the tile that the tokens fill, within the device", () => {
-  const tokensOf = (tokens: number, bytes: number): number => chooseMatmulTile(tokens, bytes).tokens;
-  assertEquals([2, 16, 33, 64, 65, 100000].map((tokens) => tokensOf(tokens, 49152)), [16, 16, 64, 64, 128, 128]);
-  assertEquals([2, 33, 65].map((tokens) => tokensOf(tokens, 16384)), [64, 64, 128]);
-  for (const tile of MATMUL_TILES) assertEquals(matmulBytes(tile) <= 32768, true);
+Deno.test("chooseMatmulTile() takes the largest tile that fills a GPU", () => {
+  const chosen = (shapes: [tokens: number, rows: number][], tiles = MATMUL_TILES): number[] =>
+    shapes.map(([tokens, rows]) => chooseMatmulTile(tokens, rows, tiles));
+  assertEquals(chosen([[2, 4096], [16, 65536]]), [16, 16]);
+  assertEquals(chosen([[17, 65536], [128, 4096], [64, 65536]]), [32, 32, 32]);
+  assertEquals(chosen([[65, 28672], [256, 4096], [4096, 256]]), [128, 128, 128]);
+  assertEquals(chosen([[2, 4096]], [128, 32]), [32]);
+});
+
+Deno.test("matmulBytes() stays within every device for all but the smallest tile", () => {
+  assertEquals(MATMUL_TILES.map(matmulBytes), [16384, 16384, 32768]);
 });

@@ -1,7 +1,8 @@
 import { assertEquals, assertThrows } from "@std/assert";
+import type { WeightType } from "../../src/core/model.ts";
 import { Rng } from "../../src/core/rng.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
-import { chooseMatvecLanes, Matvec, type MatvecForm } from "../../src/kernels/matvec.ts";
+import { chooseMatvec, Matvec, type MatvecForm, type MatvecVariant } from "../../src/kernels/matvec.ts";
 import { WeightMatrix } from "../../src/kernels/weights.ts";
 import { matvecRef } from "../../src/ref/matvec.ts";
 import { assertAsAccurateAs, normals } from "../_assert.ts";
@@ -9,17 +10,23 @@ import { onEachText } from "../_gpu.ts";
 import { randomWeights, type Sample, TYPES } from "./_weights.ts";
 
 const EPS = 1e-5;
+const VARIANTS: readonly MatvecVariant[] = [{ lanes: 32, rows: 8 }, { lanes: 32, rows: 4 }, { lanes: 128, rows: 4 }];
 
 /** Runs one product from the middle of x to the middle of out, and checks it, and that nothing else was written. */
-async function check(gpu: Gpu, sample: Sample, form: MatvecForm, options: { lanes?: number; maxBytes?: number } = {}) {
-  const { type, rows, cols, numbers } = sample, rng = new Rng(rows + cols), { norm, residual, gated } = form;
+async function check(
+  gpu: Gpu,
+  sample: Sample,
+  form: MatvecForm,
+  options: { variant?: MatvecVariant; maxBytes?: number } = {},
+) {
+  const { rows, cols, numbers } = sample, rng = new Rng(rows + cols), { norm, residual, gated } = form;
   const xs = normals(rng, cols + 8).fill(NaN, 0, 4).fill(NaN, cols + 4), outs = gated ? rows / 2 : rows;
   const gains = normals(rng, cols), old = normals(rng, outs, residual ? 1 : NaN);
   using weights = WeightMatrix.alloc(gpu, "weights", sample, { paired: gated, maxBytes: options.maxBytes });
   weights.write(0, sample.file);
   using x = gpu.upload("x", "f32", [cols + 8], xs), gain = gpu.upload("gain", "f32", [cols], gains);
   using out = gpu.upload("out", "f32", [outs + 3], Float32Array.from([NaN, ...old, NaN, NaN]));
-  const op = await Matvec.create(gpu, { type, cols }, form, { lanes: options.lanes }), commands = gpu.commands();
+  const op = await Matvec.create(gpu, sample, form, options.variant), commands = gpu.commands();
   op.encode(commands, weights, { x, gain: norm ? gain : undefined, out }, { xOffset: 4, outOffset: 1, eps: EPS });
   commands.submit();
   const actual = await gpu.readF32(out), v = xs.subarray(4, cols + 4);
@@ -36,9 +43,9 @@ Deno.test("matvec", (t) =>
       const shapes = wide ? [[9, 256], [16, 1280], [2, 2816]] : [[9, quantized ? 32 : 4], [30, 288], [16, 1408]];
       if (!quantized) shapes.push([5, 172]);
       for (const [rows, cols] of shapes as [number, number][]) {
-        for (const lanes of [undefined, 32, 128]) {
-          await t.step(`is as accurate as f32 for ${type} ${rows}x${cols}, ${lanes ?? "chosen"} lanes`, async () => {
-            await check(gpu, randomWeights(type, rows, cols, 3), {}, { lanes });
+        for (const variant of VARIANTS) {
+          await t.step(`is as accurate as f32 for ${type} ${rows}x${cols}, ${JSON.stringify(variant)}`, async () => {
+            await check(gpu, randomWeights(type, rows, cols, 3), {}, { variant });
           });
         }
       }
@@ -70,7 +77,8 @@ Deno.test("matvec", (t) =>
     await t.step("refuses what does not fit, by name", async () => {
       using weights = WeightMatrix.alloc(gpu, "w", { type: "F16", rows: 8, cols: 64 });
       using x = gpu.alloc("x", "f32", [64]), out = gpu.alloc("out", "f32", [7]);
-      const op = await Matvec.create(gpu, weights), other = await Matvec.create(gpu, { type: "F32", cols: 64 });
+      const op = await Matvec.create(gpu, weights),
+        other = await Matvec.create(gpu, { type: "F32", rows: 8, cols: 64 });
       const normed = await Matvec.create(gpu, weights, { norm: true }), commands = gpu.commands();
       assertThrows(() => op.encode(commands, weights, { x, out }), TypeError, "'out' must hold 8 numbers");
       assertThrows(() => op.encode(commands, weights, { x: out, out: x }), TypeError, "'x' must hold 64 numbers");
@@ -88,9 +96,13 @@ Deno.test("matvecRef() agrees with sums by hand", () => {
   assertEquals([...matvecRef(w, x, { gated: true })], [1 / (1 + Math.E)]);
 });
 
-Deno.test("chooseMatvecLanes() has a load for every lane, within the device", () => {
-  assertEquals(chooseMatvecLanes("Q8_0", 512, 1024), 32);
-  assertEquals(chooseMatvecLanes("Q8_0", 1408, 1024), 64);
-  assertEquals(chooseMatvecLanes("Q4_0", 4096, 1024), 128);
-  assertEquals(chooseMatvecLanes("F16", 14336, 64), 64);
+Deno.test("chooseMatvec() has a load for every lane, within the device", () => {
+  const chosen = (type: WeightType, rows: number, cols: number, form: MatvecForm = {}, most = 1024): number[] =>
+    Object.values(chooseMatvec({ type, rows, cols }, form, most));
+  assertEquals(chosen("Q8_0", 8192, 512), [32, 4]);
+  assertEquals(chosen("Q8_0", 512, 1408), [64, 4]);
+  assertEquals(chosen("Q4_0", 4096, 4096), [128, 4]);
+  assertEquals(chosen("Q4_0", 2816, 4096, { gated: true }), [128, 8]);
+  assertEquals(chosen("F16", 28672, 4096), [32, 8]);
+  assertEquals(chosen("F16", 4096, 14336, {}, 64), [64, 4]);
 });

@@ -3,8 +3,8 @@ import { Rng } from "../../src/core/rng.ts";
 import { sampleShapes } from "../../src/core/shapes.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
 import { Sample } from "../../src/kernels/sample.ts";
-import { gumbelNoise, processedLogits, type SampleCase, sampleRef } from "../../src/ref/sample.ts";
-import { assertAsAccurateAs, normals } from "../_assert.ts";
+import { gumbelNoise, processedLogits, type SampleCase, type SampleChoice, sampleRef } from "../../src/ref/sample.ts";
+import { assertAsAccurateAs } from "../_assert.ts";
 import { onEachText } from "../_gpu.ts";
 
 const GREEDY: SampleCase = {
@@ -65,12 +65,21 @@ async function run(gpu: Gpu, logits: Float32Array, cases: readonly SampleCase[])
   return { choices, logprobs, record: await gpu.readU32(io.record), seen: await gpu.readU32(io.seen) };
 }
 
+/** The twin's choices, which both texts are held to. */
+const known = new WeakMap<SampleCase, SampleChoice>();
+
+function expected(logits: Float32Array, options: SampleCase): SampleChoice {
+  let choice = known.get(options);
+  if (!choice) known.set(options, choice = sampleRef(logits, options));
+  return choice;
+}
+
 /** Asserts that the kernel chooses as its twin does, wherever that is not a matter of the last digit. */
 async function assertChoices(gpu: Gpu, logits: Float32Array, cases: readonly SampleCase[]): Promise<void> {
   const { choices } = await run(gpu, logits, cases);
   let close = 0;
   cases.forEach((options, i) => {
-    const want = sampleRef(logits, options), hot = 1 + options.temperature;
+    const want = expected(logits, options), hot = 1 + options.temperature;
     if (want.lead < 1e-4 * hot && options.temperature > 0 || want.slack < 1e-5) {
       close++;
       return;
@@ -90,11 +99,11 @@ async function assertChoices(gpu: Gpu, logits: Float32Array, cases: readonly Sam
  */
 function tellingSteps(logits: Float32Array, options: SampleCase): SampleCase[] {
   const { kept, slack } = sampleRef(logits, options), y = processedLogits(logits, options), out: SampleCase[] = [];
-  if (kept.length > 300 || kept.length === logits.length || slack < 1e-5) return out;
+  if (kept.length > 150 || kept.length === logits.length || slack < 1e-5) return out;
   const inside = new Set(kept), last = kept.at(-1)!;
   const dropped = y.reduce((best, v, i) => !inside.has(i) && !(y[best]! >= v) ? i : best, -1);
   for (const want of [last, dropped]) {
-    for (let step = 0; step < 4000; step++) {
+    for (let step = 0; step < 2000; step++) {
       const draw = (i: number) => y[i]! + options.temperature * gumbelNoise(i, options.seed, step), mine = draw(want);
       if ([dropped, ...kept].every((i) => i === want || draw(i) < mine)) {
         out.push({ ...options, step });
@@ -105,9 +114,81 @@ function tellingSteps(logits: Float32Array, options: SampleCase): SampleCase[] {
   return out;
 }
 
+/** Once computed, the same for both texts. */
+function once<T>(make: () => T): () => T {
+  let made: T | undefined;
+  return () => made ??= make();
+}
+
+interface Cases {
+  readonly logits: Float32Array;
+  readonly cases: SampleCase[];
+}
+
+/** Options of every kind, by vocabulary. */
+const combinations = new Map([1, 7, 8192, 128256].map((vocab) => {
+  const rng = new Rng(13),
+    all = [false, true].map((repeats): Cases => ({
+      logits: modelLike(vocab, 14, repeats),
+      cases: Array.from({ length: vocab > 10000 ? 8 : 64 }, (_, step) => ({
+        ...GREEDY,
+        temperature: [0.3, 1, 2.5][rng.below(3)]!,
+        topK: [0, 1, 3, 40, 1000, vocab, vocab + 5][rng.below(7)]!,
+        topP: [1, 0.999, 0.95, 0.5, 0.1, 1e-6][rng.below(6)]!,
+        minP: [0, 0, 0.05, 0.5, 1][rng.below(5)]!,
+        seed: rng.u32(),
+        step,
+      })),
+    }));
+  return [vocab, all] as const;
+}));
+
+/** Cases that tell one token more or less, for every combination of options. */
+const telling = once(() => {
+  const rng = new Rng(25), adjacent = Float32Array.from({ length: 53 }, (_, i) => 8 + (i * 29 % 53) * 2 ** -20);
+  return [modelLike(50, 26, false), adjacent, modelLike(8192, 26, false), modelLike(8192, 26, true)].map((logits) => {
+    const cases: SampleCase[] = [];
+    for (const topK of [0, 1, 2, 17, 49]) {
+      for (const topP of [1, 0.9, 0.6, 0.2]) {
+        for (const minP of [0, 0.03, 0.4]) {
+          const temperature = [1, 1.7, 4][rng.below(3)]!;
+          cases.push(...tellingSteps(logits, { ...GREEDY, temperature, topK, topP, minP, seed: rng.u32() }));
+        }
+      }
+    }
+    assert(cases.length > 50, `only ${cases.length} cases tell`);
+    return { logits, cases };
+  });
+});
+
+/** Cases over a large vocabulary that tell one token more or less. */
+const tellingOfMany = once(() => {
+  const logits = modelLike(128256, 29, false), cases: SampleCase[] = [];
+  for (const topK of [17, 100]) {
+    for (const topP of [1, 0.7]) {
+      cases.push(...tellingSteps(logits, { ...GREEDY, temperature: 3, topK, topP, seed: topK }));
+    }
+  }
+  assert(cases.length > 6, `only ${cases.length} cases tell`);
+  return { logits, cases };
+});
+
+/** Cases whose winner leads by little, and one vocabulary where little noise decides. */
+const narrow = once(() =>
+  ([[2, 40, 1], [4, 40, 0.8], [128256, 6, 1e-7]] as const).map(([vocab, count, slope]): Cases => {
+    const logits = new Float32Array(vocab).map((_, i) => slope * i), cases: SampleCase[] = [];
+    for (let step = 0; cases.length < count; step++) {
+      const options = { ...GREEDY, temperature: 1, seed: 28, step };
+      const lead = vocab < 10 ? sampleRef(logits, options).lead : 3e-4;
+      if (lead > 2e-4 && lead < 3e-3) cases.push(options);
+    }
+    return { logits, cases };
+  })
+);
+
 /** Logits like a model's: a few likely tokens, a long tail, and values that repeat. */
 function modelLike(vocab: number, seed: number, repeats: boolean): Float32Array {
-  const logits = normals(new Rng(seed), vocab, 2.5);
+  const rng = new Rng(seed), logits = Float32Array.from({ length: vocab }, () => 2.5 * rng.normal());
   return repeats ? logits.map((x) => Math.round(4 * x) / 4) : logits;
 }
 
@@ -168,8 +249,9 @@ Deno.test("sample", (t) =>
     });
 
     await t.step("greedy takes the lowest id of equals, wherever they lie", async () => {
-      for (const at of [[0, 1], [3, 4], [255, 1024], [1023, 1024], [1500, 1501, 2999], [2999]]) {
-        const logits = new Float32Array(3000).fill(-1);
+      const places = [[0, 1], [3, 4], [255, 1024], [1023, 1024], [1500, 1501, 2999], [2999], [1500, 264000]];
+      for (const at of places) {
+        const logits = new Float32Array(Math.max(3000, at.at(-1)! + 1)).fill(-1);
         for (const i of at) logits[i] = 2;
         const { choices } = await run(gpu, logits, [GREEDY, { ...GREEDY, topK: 5, topP: 0.5, minP: 0.5 }]);
         assertEquals(choices, [at[0]!, at[0]!]);
@@ -178,41 +260,22 @@ Deno.test("sample", (t) =>
 
     for (const vocab of [1, 7, 8192, 128256]) {
       await t.step(`chooses as its twin does from ${vocab}, for many combinations of options`, async () => {
-        const rng = new Rng(13), count = vocab > 10000 ? 8 : 64;
-        for (const repeats of [false, true]) {
-          const logits = modelLike(vocab, 14, repeats);
-          await assertChoices(
-            gpu,
-            logits,
-            Array.from({ length: count }, (_, step) => ({
-              ...GREEDY,
-              temperature: [0.3, 1, 2.5][rng.below(3)]!,
-              topK: [0, 1, 3, 40, 1000, vocab, vocab + 5][rng.below(7)]!,
-              topP: [1, 0.999, 0.95, 0.5, 0.1, 1e-6][rng.below(6)]!,
-              minP: [0, 0, 0.05, 0.5, 1][rng.below(5)]!,
-              seed: rng.u32(),
-              step,
-            })),
-          );
-        }
+        for (const { logits, cases } of combinations.get(vocab)!) await assertChoices(gpu, logits, cases);
       });
     }
 
     await t.step("keeps exactly the tokens that its twin keeps", async () => {
-      const rng = new Rng(25);
-      for (const [vocab, repeats] of [[50, false], [8192, false], [8192, true]] as const) {
-        const logits = modelLike(vocab, 26, repeats), cases: SampleCase[] = [];
-        for (const topK of [0, 1, 2, 17, 49]) {
-          for (const topP of [1, 0.9, 0.6, 0.2]) {
-            for (const minP of [0, 0.03, 0.4]) {
-              const temperature = [1, 1.7, 4][rng.below(3)]!;
-              cases.push(...tellingSteps(logits, { ...GREEDY, temperature, topK, topP, minP, seed: rng.u32() }));
-            }
-          }
-        }
-        assert(cases.length > 60, `only ${cases.length} cases tell`);
-        await assertChoices(gpu, logits, cases);
-      }
+      for (const { logits, cases } of [...telling(), tellingOfMany()]) await assertChoices(gpu, logits, cases);
+    });
+
+    await t.step("counts both zeros as equals", async () => {
+      const logits = Float32Array.of(1, -0, 0, -0, 0, -1), hot = { ...GREEDY, temperature: 9, topK: 2, seed: 27 };
+      const { choices } = await run(gpu, logits, Array.from({ length: 120 }, (_, step) => ({ ...hot, step })));
+      assertEquals([...new Set(choices)].sort(), [0, 1, 2, 3, 4]);
+    });
+
+    await t.step("draws by its twin's noise, to the digits that tell", async () => {
+      for (const { logits, cases } of narrow()) await assertChoices(gpu, logits, cases);
     });
 
     await t.step("penalizes tokens seen, adds the bias, and bans", async () => {

@@ -1,6 +1,7 @@
 // Weights in blocks of 32 nibbles with a scale, w = d (q - 8): the low nibbles of 16 bytes are a unit, the high ones the
 // next. See weight_q8_0.wgsl for what these functions are.
 #import dot16
+#import bytes16
 
 @group(0) @binding(1) var<storage, read> weights: array<vec4u>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
@@ -11,9 +12,9 @@ fn weight_unit(i: u32) -> u32 {
     return i;
 }
 
+/// q - 8
 fn nibbles_of(unit: u32) -> mat4x4f {
-    let q = (weights[unit >> 1u] >> vec4u((unit & 1u) << 2u)) & vec4u(0x0f0f0f0fu);
-    return mat4x4f(vec4f(unpack4xU8(q.x)), vec4f(unpack4xU8(q.y)), vec4f(unpack4xU8(q.z)), vec4f(unpack4xU8(q.w)));
+    return bytes16((weights[unit >> 1u] >> vec4u((unit & 1u) << 2u)) & vec4u(0x0f0f0f0fu), 8.0);
 }
 
 fn scale_of(unit: u32) -> f32 {
@@ -21,10 +22,9 @@ fn scale_of(unit: u32) -> f32 {
 }
 
 fn weight16(unit: u32) -> mat4x4f {
-    let eight = vec4f(8.0);
-    return scale_of(unit) * (nibbles_of(unit) - mat4x4f(eight, eight, eight, eight));
+    return scale_of(unit) * nibbles_of(unit);
 }
 
 fn weight_dot(unit: u32, x: mat4x4f) -> f32 {
-    return scale_of(unit) * (dot16(nibbles_of(unit), x) - 8.0 * sum16(x));
+    return scale_of(unit) * dot16(nibbles_of(unit), x);
 }

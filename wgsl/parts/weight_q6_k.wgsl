@@ -3,6 +3,7 @@
 // block are alike, and in a half the nibbles of a byte are 64 weights apart, the pairs of bits 32. See weight_q8_0.wgsl
 // for what these functions are.
 #import dot16
+#import bytes16
 
 @group(0) @binding(1) var<storage, read> weights: array<vec4u>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
@@ -13,13 +14,13 @@ fn weight_unit(i: u32) -> u32 {
     return (i & ~7u) | ((i & 3u) << 1u) | ((i >> 2u) & 1u);
 }
 
+/// q - 32
 fn six_bits_of(unit: u32) -> mat4x4f {
     let block = (unit >> 4u) * 13u;
     let half = (unit >> 3u) & 1u;
     let low = (weights[block + 4u * half + (unit & 3u)] >> vec4u(unit & 4u)) & vec4u(0x0f0f0f0fu);
     let high = (weights[block + 8u + 2u * half + (unit & 1u)] >> vec4u(unit & 6u)) & vec4u(0x03030303u);
-    let q = low | (high << vec4u(4u));
-    return mat4x4f(vec4f(unpack4xU8(q.x)), vec4f(unpack4xU8(q.y)), vec4f(unpack4xU8(q.z)), vec4f(unpack4xU8(q.w)));
+    return bytes16(low | (high << vec4u(4u)), 32.0);
 }
 
 /// d s
@@ -33,10 +34,9 @@ fn scale_of(unit: u32) -> f32 {
 }
 
 fn weight16(unit: u32) -> mat4x4f {
-    let middle = vec4f(32.0);
-    return scale_of(unit) * (six_bits_of(unit) - mat4x4f(middle, middle, middle, middle));
+    return scale_of(unit) * six_bits_of(unit);
 }
 
 fn weight_dot(unit: u32, x: mat4x4f) -> f32 {
-    return scale_of(unit) * (dot16(six_bits_of(unit), x) - 32.0 * sum16(x));
+    return scale_of(unit) * dot16(six_bits_of(unit), x);
 }

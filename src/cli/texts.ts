@@ -1,0 +1,38 @@
+import { basename } from "@std/path";
+import { UsageError } from "./args.ts";
+
+/** Texts of files: `.jsonl` documents with a field `text`, or plain text; either may be gzipped. */
+export async function readTexts(paths: readonly string[]): Promise<string[]> {
+  const texts: string[] = [];
+  for (const path of paths) {
+    let file: Deno.FsFile;
+    try {
+      file = await Deno.open(path);
+    } catch (error) {
+      throw new UsageError(`Cannot read --text ${path}: ${(error as Error).message}`);
+    }
+    const bytes = path.endsWith(".gz") ? file.readable.pipeThrough(new DecompressionStream("gzip")) : file.readable;
+    let text: string;
+    try {
+      text = await new Response(bytes).text();
+    } catch {
+      throw new UsageError(`Cannot read --text ${path}: it is not whole gzip data`);
+    }
+    if (!/\.jsonl(\.gz)?$/.test(path)) texts.push(text);
+    else {
+      for (const [i, line] of text.split("\n").entries()) {
+        if (line.trim() !== "") texts.push(documentOf(line, `${basename(path)}:${i + 1}`));
+      }
+    }
+  }
+  return texts;
+}
+
+function documentOf(line: string, where: string): string {
+  let text: unknown;
+  try {
+    text = JSON.parse(line).text;
+  } catch { /* told below */ }
+  if (typeof text !== "string") throw new UsageError(`Cannot use ${where}: each line must be an object with a text`);
+  return text;
+}

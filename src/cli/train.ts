@@ -1,0 +1,99 @@
+import { basename } from "@std/path";
+import { distortionChart, distortionTable, load, recordedDistortion, trainCodebooks } from "../../mod.ts";
+import { Args, UsageError } from "./args.ts";
+import { bundledModel } from "./generate.ts";
+import { formatSeconds, ProgressBar } from "./progress.ts";
+import { readTexts } from "./texts.ts";
+
+const TRAIN_HELP = `usage: commvq train --text F... --out C [OPTIONS]
+
+  --text F            text like the use: .jsonl documents with a field 'text', or plain; may be .gz; may be repeated
+  --out C             the codebook file to write (.safetensors); a chart of its distortion goes beside it (.svg)
+  --model M           a .gguf file, a Hugging Face folder, or a URL of either; the bundled model by default
+  --bits 1|2          bits an element (2; its first stages serve 1 bit)
+  --tokens N          tokens to train on (131072)
+  --values codebook|encoder   additive codebooks for each head, or the published network over all heads
+  --untied            free second halves of the key words; as published they are tied to the first
+  --soft              annealed soft assignment, as published; by default hard, as good in a third of the steps
+  --int8              store words in 8 bits
+  --seed S            equal seeds give equal codebooks on the same device (1)
+  --resume            go on where an interrupted run stopped`;
+
+function choice<T extends string>(args: Args, name: string, choices: readonly T[]): T | undefined {
+  const value = args.string(name);
+  if (value === undefined || choices.includes(value as T)) return value as T | undefined;
+  throw new UsageError(`Cannot use --${name} ${value}: it must be ${choices.join(" or ")}`);
+}
+
+/** `train`: codebooks for a model, from texts. */
+export async function train(argv: string[]): Promise<void> {
+  if (argv.includes("--help")) return console.log(TRAIN_HELP);
+  const args = new Args("train", argv, {
+    values: ["model", "out", "bits", "tokens", "values", "seed"],
+    many: ["text"],
+    flags: ["resume", "untied", "soft", "int8"],
+  });
+  if (args.rest.length > 0) {
+    throw new UsageError(`Cannot use '${args.rest[0]}' with 'train': texts are named by --text`);
+  }
+  const path = args.required("out", "C"), paths = args.list("text");
+  if (paths.length === 0) throw new UsageError("Cannot run 'train' without --text F");
+  const texts = await readTexts(paths), bits = Number(choice(args, "bits", ["1", "2"]) ?? 2) as 1 | 2;
+  const bar = new ProgressBar(), interrupt = new AbortController();
+  const onInterrupt = (): void => {
+    Deno.removeSignalListener("SIGINT", onInterrupt);
+    interrupt.abort();
+  };
+  Deno.addSignalListener("SIGINT", onInterrupt);
+  try {
+    const started = performance.now(), { signal } = interrupt;
+    using llama = await load(args.string("model") ?? bundledModel(), {
+      maxContext: 2048,
+      signal,
+      onProgress: ({ phase, loaded, total }) => bar.show(phase, loaded, total),
+    });
+    const codebook = await trainCodebooks(llama, {
+      texts,
+      bits,
+      path,
+      signal,
+      tokens: args.integer("tokens", 1),
+      values: choice(args, "values", ["codebook", "encoder"]),
+      tied: !args.flag("untied"),
+      assignment: args.flag("soft") ? "soft" : "hard",
+      precision: args.flag("int8") ? "int8" : "f16",
+      seed: args.integer("seed", 0, 2 ** 31),
+      resume: args.flag("resume"),
+      record: {
+        text: paths.map((file) => basename(file)).join(" "),
+        command: ["train", ...argv.filter((a) => a !== "--resume")].map((a) => a.split("/").at(-1)!).join(" "),
+      },
+      onProgress: (p) => {
+        if (p.phase === "read") return bar.show("read", p.done, p.total);
+        const { layer, layers, side, head, stage, stages, distortion, secondsLeft } = p;
+        const note =
+          `layer ${layer + 1}/${layers} ${side}, head ${head}, stage ${stage + 1}/${stages}: NMSE ${
+            distortion.toPrecision(3)
+          }, ` +
+          `${formatSeconds(secondsLeft)} left`;
+        bar.show("train", layer * stages + stage, layers * stages, note);
+      },
+    });
+    bar.clear();
+    const seconds = (performance.now() - started) / 1e3, distortion = recordedDistortion(codebook);
+    await Deno.writeTextFile(
+      path.replace(/(\.safetensors)?$/, ".svg"),
+      distortionChart(distortion, `Distortion of ${basename(path)}`),
+    );
+    console.log(`NMSE on the training text, by layer and stage\n\n${distortionTable(distortion)}\n`);
+    console.log(
+      `${path}: ${(await Deno.stat(path)).size} bytes, trained in ${formatSeconds(seconds)} on ${llama.device}`,
+    );
+  } catch (error) {
+    if (!interrupt.signal.aborted) throw error;
+    throw new Error(`Stopped; finished layers are in ${path}.partial: run the same command with --resume to go on`);
+  } finally {
+    bar.clear();
+    Deno.removeSignalListener("SIGINT", onInterrupt);
+  }
+}

@@ -1,0 +1,196 @@
+/**
+ * Measures what ways of keeping a cache do to a model.
+ *
+ * @module
+ */
+import type { Llama } from "../llama/llama.ts";
+import { inside } from "../llama/llama.ts";
+import { Forward, type LayerError } from "./forward.ts";
+import { ANCHOR, baselineMethods, EXACT, type Method } from "./methods.ts";
+import { Scorer } from "./scorer.ts";
+import { type Difference, type LanguageFigures, pairedBootstrap, summarize, type TokenScores } from "./stats.ts";
+import { type AnswerSpan, answerSpans, cellOf, depthOf, type Task } from "./tasks.ts";
+
+/**
+ * When queries see the compressed cache: from the text's middle on, its first half having been read exactly
+ * (`deployment`: how a cache is used, and what papers report), or all through (`chunked`: errors compound over the whole
+ * text, the harder test).
+ */
+export type Regime = "deployment" | "chunked";
+
+/** Options of {@linkcode evaluate}. */
+export interface EvaluateOptions {
+  /** Published methods to compare, by name: `q8_0`, `kivi2`, `turbo1`, `kvquant2` and more (`BASELINE_NAMES`). */
+  baselines?: readonly string[];
+  /** More methods; each is given a pass to make its codec for. */
+  methods?: readonly ((forward: Forward) => Promise<Method> | Method)[];
+  /** Documents for perplexity and divergence. */
+  texts?: readonly string[];
+  /** Documents with answers in them. Here queries see the compressed cache from the first answer on. */
+  tasks?: readonly Task[];
+  /** Documents that `kvquant2` is calibrated on. */
+  calibration?: readonly string[];
+  /** `chunked` by default. */
+  regime?: Regime;
+  /** Newest tokens that a query sees exactly, its own included; 64 by default. */
+  window?: number;
+  /** First tokens that a query sees exactly; 4 by default. */
+  sinks?: number;
+  /** Texts are cut into chunks of so many tokens, each a document of its own; 4096 by default. */
+  chunkTokens?: number;
+  /** How many chunks: the first of each text, then the second of each, and so on. One a text by default. */
+  chunks?: number;
+  /** The method that others are compared with, paired by document; `fp16` by default. */
+  base?: string;
+  /** Called with tokens that have gone through a layer, and how many will in all. */
+  onProgress?: (progress: { phase: string; done: number; total: number }) => void;
+  /** Gives up. */
+  signal?: AbortSignal;
+}
+
+/** Answers of one cell of tasks, as `passkey@4000`. */
+export interface CellFigures {
+  readonly right: number;
+  readonly all: number;
+}
+
+/** One method's figures. */
+export interface MethodFigures extends Omit<LanguageFigures, "tokens"> {
+  readonly name: string;
+  readonly about: string;
+  /** Codes and scales, bits an element. */
+  readonly bitsCode: number;
+  /** With the window and the sinks, which are exact, at the mean length of the documents. */
+  readonly bitsEffective: number;
+  /** With codebooks and whatever else all tokens share, if one such document were all there is. */
+  readonly bitsAll: number;
+  readonly sharedBytes: number;
+  /** How much of what far context is worth to the model is kept: 1 for the exact cache, 0 for the 0-bit anchor. */
+  readonly contextKept: number;
+  /** Share of right answers, by cell. */
+  readonly tasks: Readonly<Record<string, number>>;
+  readonly answers: Readonly<Record<string, CellFigures>>;
+  /** Right answers by where the answer stood first: length of the document in characters, tenth of its depth. */
+  readonly depths: readonly ({ readonly chars: number; readonly tenth: number } & CellFigures)[];
+  /** By layer, given exact inputs, on the first document. */
+  readonly keyNmse: readonly number[];
+  readonly valueNmse: readonly number[];
+  readonly outputError: readonly number[];
+  /** How much larger than the base's: loss and divergence in nats a token, share of right answers. */
+  readonly overBase: { readonly nll: Difference; readonly kl: Difference; readonly answers: Difference };
+}
+
+/** What a cell of tasks can show. */
+export interface CellNote {
+  readonly answers: number;
+  /** False where the window and the sinks alone are enough, or where the model fails with an exact cache. */
+  readonly tells: boolean;
+  readonly note: string;
+}
+
+/** What {@linkcode evaluate} measures. */
+export interface Evaluation {
+  readonly model: string;
+  readonly device: string;
+  readonly regime: Regime;
+  readonly window: number;
+  readonly sinks: number;
+  /** Tokens predicted by each method, over all texts. */
+  readonly tokensScored: number;
+  readonly documents: number;
+  readonly chunkTokens: number;
+  readonly base: string;
+  readonly seconds: number;
+  readonly methods: readonly MethodFigures[];
+  readonly cells: Readonly<Record<string, CellNote>>;
+}
+
+interface Document {
+  readonly ids: readonly number[];
+  /** First token whose query sees the compressed cache. */
+  readonly from: number;
+}
+
+interface TaskDocument extends Document {
+  readonly task: Task;
+  readonly answers: readonly (AnswerSpan & { readonly tenth?: number })[];
+}
+
+/** What a method has shown so far. */
+interface Tally {
+  readonly method: Method;
+  readonly scores: TokenScores[];
+  /** Whether each answer of each task was right. */
+  readonly right: Uint8Array[];
+  readonly layers: LayerError[];
+}
+
+/**
+ * Runs every method over the same documents and compares it with the exact cache. Always among them: `fp16`, the exact
+ * cache, and `0bit`, the window and sinks alone.
+ *
+ * An answer counts as right when each of its tokens is the likeliest, given the true text before it. Greedy generation
+ * from the text before the answer then writes just that answer, and otherwise it does not: for one answer, the
+ * teacher-forced and the free-running score are the same number.
+ *
+ * Protocol: queries at t see exact keys and values at s > t - window and s < sinks, compressed ones elsewhere, in all
+ * layers at once. Throws `RangeError` for unknown methods and for documents longer than the model's context.
+ */
+export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Promise<Evaluation> {
+  const started = performance.now(), engine = inside(llama), encode = (text: string) => engine.tokenizer.encode(text);
+  const { regime = "chunked", window = 64, sinks = 4, chunkTokens = 4096, base = EXACT.name, signal } = options;
+  const { texts = [], tasks = [], chunks = texts.length, calibration = [], baselines = [] } = options;
+  if (!(Number.isInteger(window) && window >= 1 && Number.isInteger(sinks) && sinks >= 0)) {
+    throw new RangeError(`Cannot evaluate with a window of ${window} and ${sinks} sinks: they must be >= 1 and >= 0`);
+  }
+  const documents = cut(texts, encode, chunkTokens, chunks, regime), prepared = prepare(tasks, encode);
+  const calibrating = baselines.some((name) => name.includes("kvquant"))
+    ? cut(calibration, encode, Math.min(2048, chunkTokens), 16, regime).map(({ ids }) => ids)
+    : [];
+  const longest = Math.max(1, ...[...documents, ...prepared].map(({ ids }) => ids.length), ...calibrating.map((c) => c.length));
+  if (longest > engine.config.context) {
+    throw new RangeError(
+      `Cannot evaluate documents of ${longest} tokens as the model's context is ${engine.config.context}`,
+    );
+  }
+  using forward = await Forward.create(engine, longest, { window, sinks });
+  using scorer = await Scorer.create(forward);
+  using exact = forward.allocRows(), mixed = forward.allocRows();
+  const methods = [EXACT, ...await baselineMethods(forward, baselines, calibrating), ANCHOR];
+  for (const make of options.methods ?? []) methods.splice(-1, 0, await make(forward));
+  const tallies = methods.map((method): Tally => ({ method, scores: [], right: [], layers: [] }));
+  if (!methods.some(({ name }) => name === base)) {
+    throw new RangeError(`Cannot compare with base '${base}': the methods are ${methods.map((m) => m.name).join(", ")}`);
+  }
+  const tested = methods.filter((m) => !m.control).length - 1, { layers } = engine.config;
+  const total = layers * [
+    ...documents.map(({ ids, from }) => ids.length + (methods.length - 1) * (ids.length - from)),
+    ...prepared.map(({ ids, from }) => ids.length + tested * (ids.length - from)),
+  ].reduce((a, b) => a + b, 0);
+  let done = 0;
+  const step = (phase: string, tokens: number) => (): void =>
+    options.onProgress?.({ phase, done: Math.min(total, done += tokens), total });
+
+  for (const [d, document] of documents.entries()) {
+    const { ids, from } = document, targets = ids.slice(from + 1), onLayer = step("texts", ids.length - from);
+    forward.begin(ids);
+    await forward.run(exact, { far: "exact", signal, onLayer: step("texts", ids.length), ...(d === 0 && { visit: measureAll(forward, tallies) }) });
+    const kept = from === 0 ? exact : await tail(forward, exact, mixed, from);
+    const truth = await scorer.judge(kept, targets);
+    for (const { method, scores } of tallies) {
+      let judged = truth;
+      if (method.far !== "exact") {
+        await forward.run(mixed, { far: method.far, from, signal, onLayer });
+        judged = await scorer.judge(mixed, targets, kept);
+      }
+      scores.push({
+        nll: judged.nll,
+        kl: judged.kl,
+        agrees: Uint8Array.from(judged.top, (id, t) => id === truth.top[t] ? 1 : 0),
+        margin: truth.margin,
+      });
+    }
+  }
+  void prepared;
+  throw new Error("draft");
+}

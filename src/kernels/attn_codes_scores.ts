@@ -1,0 +1,98 @@
+import { ropeTableRows } from "../core/rope_table.ts";
+import { attnCodesScoresShapes } from "../core/shapes.ts";
+import type { Commands } from "../gpu/commands.ts";
+import type { Gpu } from "../gpu/gpu.ts";
+import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
+import type { Tensor } from "../gpu/tensor.ts";
+import { attn_codes_scores } from "../gpu/wgsl.gen.ts";
+import {
+  chooseStageSlices,
+  chooseTableLayout,
+  codeConstants,
+  type CodesDevice,
+  type CodesDims,
+  expectTokens,
+  headChunks,
+  layoutConstants,
+  splitsOf,
+  type TableLayout,
+} from "./packed_codes.ts";
+
+/** How the keys' table is cut and laid over lanes. */
+export interface AttnCodesScoresVariant extends TableLayout {
+  /** Slices of the stages. */
+  readonly stageSlices: number;
+  /** Looks up a `q_table` of `words_f32` instead of words, by 1 head: the paper's commuted form. */
+  readonly isCommuted: boolean;
+}
+
+/** Picks the variant: words decoded once for all query heads, summed in half precision where the device has it. Pure. */
+export function chooseAttnCodesScores(dims: CodesDims, device: CodesDevice): AttnCodesScoresVariant {
+  const layout = chooseTableLayout(dims, device, device.subgroups ? 4 : 32);
+  return { ...layout, stageSlices: chooseStageSlices(dims.codec, layout), isCommuted: false };
+}
+
+/** Tokens of the stream that are scored. */
+export interface AttnCodesScoresParams {
+  /** The first, a multiple of 32. */
+  readonly first?: number;
+  readonly tokens: number;
+  /** Position of the stream's token 0, or what is added to its list of positions. */
+  readonly base?: number;
+}
+
+/** Scores queries against keys that are packed codes. Borrows every tensor. */
+export class AttnCodesScores {
+  private constructor(
+    readonly kernel: Kernel<typeof attn_codes_scores>,
+    readonly dims: CodesDims,
+    readonly variant: AttnCodesScoresVariant,
+  ) {}
+
+  /** `isRun: false` takes positions from a list, `positions u32 [K][T]`. */
+  static async create(
+    gpu: Gpu,
+    dims: CodesDims,
+    options: { variant?: AttnCodesScoresVariant; isRun?: boolean } = {},
+  ): Promise<AttnCodesScores> {
+    const { variant = chooseAttnCodesScores(dims, gpu), isRun = true } = options;
+    const kernel = await Kernel.create(gpu, attn_codes_scores, {
+      ...codeConstants(dims.codec),
+      ...layoutConstants(dims, variant),
+      POSITIONS: isRun ? "positions_run" : "positions_list",
+      COLUMN_SLICES: variant.columnSlices,
+      STAGE_SLICES: variant.stageSlices,
+      COMMUTED: variant.isCommuted,
+    });
+    return new AttnCodesScores(kernel, dims, variant);
+  }
+
+  /** Slices whose scores add up. */
+  get slices(): number {
+    return this.variant.columnSlices * this.variant.stageSlices;
+  }
+
+  encode(
+    commands: Commands,
+    io: Omit<Buffers<typeof attn_codes_scores>, "positions"> & { readonly positions?: Tensor },
+    { first = 0, tokens, base = 0 }: AttnCodesScoresParams,
+  ): void {
+    const { dims, variant: { heads, lanes, tokenLanes, workgroups, isCommuted }, slices } = this;
+    const codeBlocks = io.codes.shape[0]!, capacity = io.scores.shape[3]!, tableRows = io.ropeTable.shape[0]!;
+    const stream = io.positions?.shape[1], rows = headChunks(dims, heads);
+    const all = { ...dims, codeBlocks, slices, heads, capacity, tableRows, stream, isCommuted };
+    expectShapes("score codes", { ...io }, { ...attnCodesScoresShapes(all) });
+    expectTokens("score", { first, tokens, codeBlocks, capacity });
+    if (stream === undefined && ropeTableRows(base + first + tokens) > tableRows) {
+      throw new RangeError(`Cannot rotate to position ${base + first + tokens - 1} as the rope table ends before it`);
+    }
+    if (tokens === 0) return;
+    const splits = splitsOf(workgroups, rows * slices, tokens / 8 / (lanes / tokenLanes));
+    const buffers = { ...io, positions: io.positions ?? io.scales };
+    this.kernel.encode(commands, buffers, { base, first, tokens, capacity, stream: stream ?? 0 }, [
+      splits,
+      rows,
+      slices,
+    ]);
+  }
+}

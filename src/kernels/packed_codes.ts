@@ -1,0 +1,142 @@
+/**
+ * What kernels over packed codes share: how a codec is told to them, and how its table is laid over lanes.
+ *
+ * @module
+ */
+import { codeBits, type CodecShape, fields, tableRows } from "../core/codec.ts";
+import { BLOCK } from "../core/pack.ts";
+import { expectHeadDim, stageConstants } from "./stage.ts";
+
+const PAIR = 0x80000000;
+
+/**
+ * What `parts/octet.wgsl` reads of a codec, `u32 [S][P/4][2]`: for each stage and quad (four neighbouring pairs) the
+ * first word of the field over it, marked if the stage is of pairs, and the stage's first row.
+ */
+export function codeQuads(codec: CodecShape): Uint32Array {
+  const quads = codec.headDim / 8, out = new Uint32Array(codec.stages.length * quads * 2);
+  for (const { stage, bits, word, row, pair, pairs } of fields(codec)) {
+    for (let quad = pair / 4; quad < (pair + pairs) / 4; quad++) {
+      out.set([word + (bits === 12 ? PAIR : 0), row], 2 * (stage * quads + quad));
+    }
+  }
+  return out;
+}
+
+/** Constants that compile a kernel over a codec's codes. Throws `RangeError` for codecs that kernels do not serve. */
+export function codeConstants(codec: CodecShape): { HEAD_DIM: number; STAGES: number; ROWS: number; BITS: number } {
+  expectHeadDim(codec.headDim);
+  if (codec.stages.length === 0) throw new RangeError("Cannot read codes as their codec has no stages");
+  for (const stage of codec.stages) stageConstants(codec.headDim, stage);
+  return { HEAD_DIM: codec.headDim, STAGES: codec.stages.length, ROWS: tableRows(codec), BITS: codeBits(codec) };
+}
+
+/** Axes of attention to one stream of codes. */
+export interface CodesDims {
+  readonly qHeads: number;
+  readonly kvHeads: number;
+  readonly codec: CodecShape;
+}
+
+/** What choices ask of a device. */
+export interface CodesDevice {
+  readonly limits: Pick<GPUSupportedLimits, "maxComputeInvocationsPerWorkgroup" | "maxComputeWorkgroupStorageSize">;
+  readonly f16: boolean;
+  readonly subgroups: boolean;
+}
+
+/** How words are stored and added up: `words_f16` adds in half precision, the others in f32. */
+export type WordsPart = "words_half" | "words_f16" | "words_f16_loads" | "words_f32";
+
+/** Query heads that a lane takes at once. */
+export type ChunkHeads = 1 | 2 | 4;
+
+/** Query heads of a key/value head that a lane takes at once: all, up to four. */
+export function chooseHeads({ qHeads, kvHeads }: Omit<CodesDims, "codec">): ChunkHeads {
+  const group = qHeads / kvHeads;
+  return group === 1 ? 1 : group === 2 ? 2 : 4;
+}
+
+/** Chunks of `heads` query heads, over all key/value heads. */
+export function headChunks({ qHeads, kvHeads }: Omit<CodesDims, "codec">, heads: number): number {
+  return kvHeads * Math.ceil(qHeads / kvHeads / heads);
+}
+
+/** How rows of a table are laid over lanes and workgroups, four pairs a lane. */
+export interface TableLayout {
+  /** Query heads that a lane takes at once. */
+  readonly heads: ChunkHeads;
+  /** Lanes per workgroup. */
+  readonly lanes: number;
+  /** Lanes per token, a power of two from 8. */
+  readonly tokenLanes: number;
+  /** Slices of a row, each for workgroups of its own. */
+  readonly columnSlices: number;
+  readonly words: WordsPart;
+  /** Workgroups to aim at. */
+  readonly workgroups: number;
+}
+
+/** Bytes of a table's slice that stay in a processor's first-level cache. */
+const SLICE_BYTES = 200 * 1024;
+
+/** Workgroups that fill a large GPU, one a processor: each keeps its slice of a table in cache and lives long. */
+const WORKGROUPS = 128;
+
+/**
+ * Lays a table over lanes so that a slice of its rows stays in cache where that needs no less than a cache line (32
+ * pairs) of each; workgroup memory is `laneBytes` a lane and query head. Pure.
+ */
+export function chooseTableLayout(
+  { qHeads, kvHeads, codec }: CodesDims,
+  device: CodesDevice,
+  laneBytes: number,
+): TableLayout {
+  const { limits, f16, subgroups } = device, heads = chooseHeads({ qHeads, kvHeads }), quads = codec.headDim / 8;
+  let tokenLanes = 8, lanes = subgroups ? 512 : 128;
+  while (tokenLanes < Math.min(quads, 32) && 2 * tokenLanes * 16 * tableRows(codec) <= SLICE_BYTES) tokenLanes *= 2;
+  const { maxComputeInvocationsPerWorkgroup: mostLanes, maxComputeWorkgroupStorageSize: bytes } = limits;
+  while (lanes > mostLanes || lanes * heads * laneBytes > bytes) lanes /= 2;
+  if (lanes < 4 * tokenLanes) {
+    throw new RangeError(
+      `Cannot attend to codes as a workgroup has at most ${mostLanes} lanes and ${bytes} bytes: ${
+        4 * tokenLanes
+      } and ` +
+        `${4 * tokenLanes * heads * laneBytes} are needed`,
+    );
+  }
+  const columnSlices = Math.ceil(quads / tokenLanes), words = f16 ? "words_f16" : "words_half";
+  return { heads, lanes, tokenLanes, columnSlices, words, workgroups: WORKGROUPS };
+}
+
+/** Slices of the stages that bring what a workgroup reads of the table down to the cache's size. Pure. */
+export function chooseStageSlices(codec: CodecShape, { tokenLanes }: Pick<TableLayout, "tokenLanes">): number {
+  const bytes = Math.min(tokenLanes, codec.headDim / 8) * 16 * tableRows(codec);
+  return Math.min(codec.stages.length, Math.ceil(bytes / SLICE_BYTES));
+}
+
+/** Constants of a layout. */
+export function layoutConstants(
+  { qHeads, kvHeads }: Omit<CodesDims, "codec">,
+  { heads, words, lanes, tokenLanes }: TableLayout,
+): { HEADS_PART: string; WORDS: string; WG: number; TOKEN_LANES: number; GROUP: number; CHUNKS: number } {
+  const GROUP = qHeads / kvHeads, CHUNKS = Math.ceil(GROUP / heads);
+  return { HEADS_PART: `heads_${heads}`, WORDS: words, WG: lanes, TOKEN_LANES: tokenLanes, GROUP, CHUNKS };
+}
+
+/** Splits of `units` of work that give about `workgroups` over `rows` rows of a grid, none of them empty by plan. */
+export function splitsOf(workgroups: number, rows: number, units: number): number {
+  return Math.max(1, Math.min(Math.floor(workgroups / rows), Math.ceil(units)));
+}
+
+/** Throws `RangeError` unless tokens start at a block, are there, and fit the scores. */
+export function expectTokens(
+  action: string,
+  { first, tokens, codeBlocks, capacity }: { first: number; tokens: number; codeBlocks: number; capacity: number },
+): void {
+  if (first % BLOCK === 0 && first + tokens <= codeBlocks * BLOCK && tokens <= capacity && capacity % 8 === 0) return;
+  throw new RangeError(
+    `Cannot ${action} tokens ${first} to ${first + tokens - 1} as they must begin at a block of ${BLOCK}, there are ` +
+      `${codeBlocks} blocks, and the scores have room for ${capacity} (in eights)`,
+  );
+}

@@ -1,0 +1,88 @@
+/**
+ * Training codebooks for a model.
+ *
+ * @module
+ */
+import { type CodecShape, pairStages, publishedStages } from "../core/codec.ts";
+import type { Codebook } from "../codebook/file.ts";
+import { type CodebookProgress, trainCodebook } from "../codebook/train_codebook.ts";
+import { Calibration, CALIBRATION_WINDOW, calibrationWindows } from "./calibrate.ts";
+import { inside, type Llama } from "./llama.ts";
+
+/** Options of {@linkcode trainCodebooks}. */
+export interface TrainCodebooksOptions {
+  /** Texts like those that the model will be used on: what they lack, the codebooks miss. */
+  readonly texts: Iterable<string>;
+  /** Bits an element; the stages of 1 bit are the first of those of 2. Default 2. */
+  readonly bits?: 1 | 2;
+  /** Tokens of the texts to train on. Default 131,072. */
+  readonly tokens?: number;
+  /**
+   * `codebook`, the default: values by additive codebooks for each head. `encoder`: by the published network over all
+   * heads.
+   */
+  readonly values?: "codebook" | "encoder";
+  /** Key words tied as published (`v = i·u`), or free. Default `true`. */
+  readonly tied?: boolean;
+  /** `soft` as published, or `hard`, the default, as good in a third of the steps. */
+  readonly assignment?: "hard" | "soft";
+  /** How words are stored. Default `f16`. */
+  readonly precision?: "f16" | "int8";
+  /** Equal seeds give equal codebooks on the same device. Default 1. */
+  readonly seed?: number;
+  /** Where the codebook goes, as safetensors; finished layers are in `PATH.partial` until then. */
+  readonly path?: string;
+  /** Goes on from `PATH.partial`, if there is one. */
+  readonly resume?: boolean;
+  /** Further words for the file's record: the text's name, the command. */
+  readonly record?: Readonly<Record<string, string>>;
+  /** Called as texts are read (`phase: "read"`, shares of the work), and after each stage. */
+  readonly onProgress?: (
+    progress: ({ phase: "read"; done: number; total: number }) | ({ phase: "train" } & CodebookProgress),
+  ) => void;
+  /** Stops; finished layers are kept in `PATH.partial`. */
+  readonly signal?: AbortSignal;
+}
+
+/** Codecs of both sides at `bits` bits an element, as published but for the values' network. */
+function codecs(
+  headDim: number,
+  kvHeads: number,
+  { bits = 2, values = "codebook", tied = true }: TrainCodebooksOptions,
+) {
+  const stages = publishedStages(headDim, bits), keys: CodecShape = pairStages(headDim, stages, tied);
+  return {
+    keys,
+    values: values === "encoder" ? { features: kvHeads * headDim, bits } : pairStages(headDim, stages, false),
+  };
+}
+
+/**
+ * Trains codebooks for a model's keys and values by EM on its own activations over texts (paper section 3), on the GPU.
+ * Throws `RangeError` where the texts are too short, and what the signal was aborted with.
+ */
+export async function trainCodebooks(llama: Llama, options: TrainCodebooksOptions): Promise<Codebook> {
+  const { texts, tokens = 131_072, record, onProgress, signal } = options,
+    { gpu, decoder, attention, config } = inside(llama);
+  const windows = calibrationWindows(texts, llama.tokenizer, tokens), { layers, kvHeads, headDim } = config;
+  if (llama.maxContext < Math.min(CALIBRATION_WINDOW, tokens)) {
+    throw new RangeError(
+      `Cannot calibrate in a context of ${llama.maxContext} tokens: load with a maxContext of ${CALIBRATION_WINDOW}`,
+    );
+  }
+  using calibration = new Calibration(gpu, decoder, attention, windows, {
+    signal,
+    onProgress: (done, total) => onProgress?.({ phase: "read", done, total }),
+  });
+  return await trainCodebook(
+    gpu,
+    { layers, kvHeads, headDim, fingerprint: llama.fingerprint },
+    (layer) => calibration.vectors(layer),
+    {
+      ...options,
+      ...codecs(headDim, kvHeads, options),
+      record,
+      onProgress: (p) => onProgress?.({ phase: "train", ...p }),
+    },
+  );
+}

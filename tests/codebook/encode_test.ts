@@ -1,0 +1,109 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { type CodecShape, pairStages, tableRows } from "../../src/core/codec.ts";
+import { fromF16Array, toF16Array } from "../../src/core/f16.ts";
+import { unpackCodes } from "../../src/core/pack.ts";
+import { ropeTable, ropeTableRows } from "../../src/core/rope_table.ts";
+import { Encoder, type EncodeSpan } from "../../src/codebook/encode.ts";
+import { measureStages, trainStages } from "../../src/codebook/train.ts";
+import { Gpu } from "../../src/gpu/gpu.ts";
+import type { Tensor } from "../../src/gpu/tensor.ts";
+import type { VectorForm } from "../../src/kernels/code_residual.ts";
+import { codeDecodeRef } from "../../src/ref/code_encode.ts";
+import { relativeError } from "../_assert.ts";
+import { correlated } from "./_vectors.ts";
+
+const dims = { kvHeads: 2, headDim: 16 }, TOKENS = 150;
+const CODEC: CodecShape = {
+  headDim: 16,
+  stages: [{ kind: "pair", tied: false }, { kind: "sub", pairs: 4 }, { kind: "pair", tied: true }],
+};
+
+Deno.test("Encoder", async (t) => {
+  using gpu = await Gpu.create();
+  const data = correlated(TOKENS, 32, 101), rows = { form: "rows", parts: [data] } as const;
+  const { stages } = await trainStages(gpu, dims, rows, CODEC, { iterations: 4 });
+  using source = gpu.upload("source", "f32", [TOKENS, 32], data);
+
+  /** Codes of tokens, and the vectors they decode to. */
+  async function encode(form: VectorForm, from: Tensor, span: EncodeSpan, chunk?: number, rope?: Tensor) {
+    using encoder = await Encoder.create(gpu, dims, CODEC, { form, chunk });
+    using table = encoder.table(stages);
+    const { codes, scales } = encoder.allocCodes((span.block ?? 0) * 32 + span.tokens), commands = gpu.commands();
+    using _codes = codes, _scales = scales;
+    encoder.encode(commands, table, { source: from, codes, scales, ropeTable: rope }, span);
+    commands.submit();
+    const words = new Uint16Array(await gpu.read(table.table)), first = (span.block ?? 0) * 32;
+    const halves = fromF16Array(new Uint16Array(await gpu.read(scales))).subarray(first, first + span.tokens);
+    const list = unpackCodes(CODEC, 2, await gpu.readU32(codes), first + span.tokens).subarray(first * 2 * 4);
+    assertEquals(words.length, 2 * tableRows(CODEC) * 16);
+    return {
+      list,
+      halves,
+      vectors: codeDecodeRef(
+        CODEC,
+        2,
+        Float64Array.from(words, (_, i) => fromF16Array(words.subarray(i, i + 1))[0]!),
+        list,
+        halves,
+      ),
+    };
+  }
+
+  await t.step("decodes to vectors that are off by what training says", async () => {
+    const { vectors } = await encode("rows", source, { tokens: TOKENS });
+    const { nmse, energy } = await measureStages(gpu, dims, rows, CODEC, stages);
+    const want = nmse[2]!.reduce((sum, x, h) => sum + x * energy[h]!, 0) / (energy[0]! + energy[1]!);
+    const got = relativeError(vectors, data) ** 2;
+    assert(Math.abs(got / want - 1) < 1e-3, `${got} for ${want}`);
+  });
+
+  await t.step("gives the same codes in chunks, from any row and at any block", async () => {
+    const whole = await encode("rows", source, { tokens: TOKENS });
+    assertEquals((await encode("rows", source, { tokens: TOKENS }, 32)).list, whole.list);
+    const part = await encode("rows", source, { tokens: 70, first: 20, block: 3 }, 64);
+    assertEquals(part.list, whole.list.subarray(20 * 8, 90 * 8));
+    assertEquals(part.halves, whole.halves.subarray(20, 90));
+  });
+
+  await t.step("takes an exact cache, and turns its keys back", async () => {
+    const theta = Float64Array.from({ length: 8 }, (_, d) => 100 ** (-d / 8)), position = 700, capacity = TOKENS + 9;
+    const plain = new Float32Array(2 * capacity * 16), turned = plain.slice();
+    for (let i = 0; i < data.length; i++) {
+      const t = Math.floor(i / 32),
+        head = Math.floor(i / 16) % 2,
+        c = i % 16,
+        d = c % 8,
+        angle = (position + t) * theta[d]!;
+      const at = (head * capacity + 5 + t) * 16, [re, im] = [data[i - c + d]!, data[i - c + d + 8]!];
+      plain[at + c] = data[i]!;
+      turned[at + c] = c < 8
+        ? re * Math.cos(angle) - im * Math.sin(angle)
+        : re * Math.sin(angle) + im * Math.cos(angle);
+    }
+    const upload = (x: Float32Array) =>
+      gpu.upload("cache", "u32", [2, capacity, 8], new Uint32Array(toF16Array(x).buffer));
+    using cache = upload(plain), rotated = upload(turned);
+    using rope = gpu.upload("rope", "f32", [ropeTableRows(900), 8, 2], ropeTable(theta, 900));
+    const want = relativeError((await encode("rows", source, { tokens: TOKENS })).vectors, data);
+    const a = await encode("cache", cache, { tokens: TOKENS, first: 5 });
+    const b = await encode("rotated cache", rotated, { tokens: TOKENS, first: 5, position }, 64, rope);
+    for (const { vectors } of [a, b]) assert(Math.abs(relativeError(vectors, data) / want - 1) < 0.02);
+    const off = await encode("rotated cache", rotated, { tokens: TOKENS, first: 5, position: position + 1 }, 64, rope);
+    assert(relativeError(off.vectors, data) > 2 * want, "the position matters");
+  });
+
+  await t.step("codes a token of zeros as zeros", async () => {
+    using zeros = gpu.upload("zeros", "f32", [3, 32], new Float32Array(96));
+    const { vectors } = await encode("rows", zeros, { tokens: 3 });
+    assert(vectors.every((x) => x === 0));
+  });
+
+  await t.step("refuses another head dimension and odd chunks", async () => {
+    await assertRejects(
+      () => Encoder.create(gpu, dims, pairStages(64, 1, true), { form: "rows" }),
+      TypeError,
+      "is for 64",
+    );
+    await assertRejects(() => Encoder.create(gpu, dims, CODEC, { form: "rows", chunk: 33 }), RangeError, "it is 33");
+  });
+});

@@ -1,0 +1,111 @@
+// attn_codes_values: partial attention states of scored tokens whose values are packed codes; values are decoded.
+//
+//   value[t]      = scale[t] * sum_s word_s(code[t][s])
+//   partial_md    = (m, d): m = max_t s[t], d = sum_t exp(s[t] - m), over the split's tokens
+//   partial_o     = sum_t exp(s[t] - m) * value[t]
+//
+//   scores      Heads  [SLICES][K][CHUNKS][capacity]   see attn_codes_scores; slices add up
+//   table       u32    [K][ROWS][P]                    complex numbers in half precision
+//   codes       u32    [blocks][K][bits]               src/core/pack.ts
+//   quads       u32    [S][P/4][2]                     parts/octet.wgsl
+//   scales      f16    [T]                             packed in pairs
+//   partial_o   f32    [states][Q][HEAD_DIM]           from state `state` on, one a split
+//   partial_md  vec2f  [states][Q]
+//
+// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads, z a slice of the columns. A workgroup
+// finds its split's largest scores, then turns two tokens a lane into weights at a time; TOKEN_LANES lanes decode eight
+// tokens, four pairs of a row each, and add them up for all heads of the chunk. A split without tokens has
+// m = F32_LOWEST, d = 0, o = 0.
+#import heads_4    // @param HEADS_PART heads_1, heads_2 or heads_4
+#import words_half // @param WORDS words_half, words_f16 or words_f16_loads
+#import octet
+#import reduce
+#import softmax_weights
+#import quad_sums
+
+const WG: u32 = 64u;           // @param lanes per workgroup
+const TOKEN_LANES: u32 = 16u;  // @param lanes per token, a power of two from 8: quads of a slice
+const SLICES: u32 = 1u;        // @param slices of the scores
+const HEAD_DIM: u32 = 128u;    // @param channels per head, a multiple of 8
+const GROUP: u32 = 4u;         // @param query heads per key/value head
+const CHUNKS: u32 = 1u;        // @param chunks of HEADS of them
+const STAGES: u32 = 11u;       // @param stages of the codec
+const ROWS: u32 = 1408u;       // @param rows of the table
+const BITS: u32 = 132u;        // @param bits of a token and head
+const QUADS: u32 = HEAD_DIM / 8u;
+const GROUPS: u32 = WG / TOKEN_LANES;
+const STEP: u32 = 8u * GROUPS; // tokens that are decoded at a time
+const TILE: u32 = 2u * WG;     // tokens that are weighed at a time
+
+struct Params {
+    first: u32,    // first token, a multiple of 32
+    tokens: u32,
+    capacity: u32, // tokens that the scores have room for, a multiple of 8
+    state: u32,    // partial state of the first split
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> scores: array<Heads>;
+@group(0) @binding(2) var<storage, read> table: array<TableQuad>;
+@group(0) @binding(3) var<storage, read> codes: array<u32>;
+@group(0) @binding(4) var<storage, read> quads: array<vec2u>;
+@group(0) @binding(5) var<storage, read> scales: array<u32>;
+@group(0) @binding(6) var<storage, read_write> partial_o: array<f32>;
+@group(0) @binding(7) var<storage, read_write> partial_md: array<vec2f>;
+
+var<workgroup> sh_heads: array<Heads, 2u * WG>;
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) wg: vec3u,
+    @builtin(num_workgroups) grid: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let group = lane / TOKEN_LANES;
+    let head = wg.y / CHUNKS;
+    let chunk = wg.y % CHUNKS;
+    let slice_quad = wg.z * TOKEN_LANES + lane % TOKEN_LANES; // may lie past the row's end
+    let quad = min(slice_quad, QUADS - 1u);
+
+    let span = (params.tokens + grid.x * STEP - 1u) / (grid.x * STEP) * STEP;
+    let begin = wg.x * span;
+    let end = min(begin + span, params.tokens);
+    let scored = wg.y * params.capacity;
+    let stride = grid.y * params.capacity;
+    let m = scores_max(scored, stride, begin, end, lane);
+
+    var d = Heads();
+    var o = sums_none();
+    for (var tile = begin; tile < end; tile += TILE) {
+        workgroupBarrier();
+        for (var i = lane; i < TILE; i += WG) {
+            var w = Heads();
+            if tile + i < end {
+                w = exp(score_at(scored + tile + i, stride) - m);
+                d += w;
+                w *= scale_at(tile + i);
+            }
+            sh_heads[i] = w;
+        }
+        workgroupBarrier();
+        for (var i = 8u * group; i < min(TILE, end - tile); i += STEP) {
+            let token = params.first + tile + i;
+            let block = ((token >> 5u) * (grid.y / CHUNKS) + head) * BITS;
+            let x = octet_decode(block, (token >> 3u) & 3u, head * ROWS, quad, 0u, STAGES);
+            o = sums_add(o, sh_heads[i], x.a);
+            o = sums_add(o, sh_heads[i + 1u], x.b);
+            o = sums_add(o, sh_heads[i + 2u], x.c);
+            o = sums_add(o, sh_heads[i + 3u], x.d);
+            o = sums_add(o, sh_heads[i + 4u], x.e);
+            o = sums_add(o, sh_heads[i + 5u], x.f);
+            o = sums_add(o, sh_heads[i + 6u], x.g);
+            o = sums_add(o, sh_heads[i + 7u], x.h);
+        }
+    }
+
+    let heads = GROUP - min(chunk * HEADS, GROUP);
+    let out = ((params.state + wg.x) * grid.y / CHUNKS + head) * GROUP + chunk * HEADS;
+    sums_store(o, out, heads, quad, slice_quad < QUADS, lane);
+    let d_all = workgroup_sum4(heads_all(d), lane);
+    let m_all = heads_all(m);
+    if wg.z == 0u && lane < min(HEADS, heads) { partial_md[out + lane] = vec2f(m_all[lane], d_all[lane]); }
+}

@@ -1,0 +1,84 @@
+// code_decode: vectors of packed codes, as an exact cache holds them.
+//
+//   out[k][slot + t] = scale[first + t] * sum_s word_s(code[first + t][s]), turned to its position if ROTATE
+//
+//   table       u32    [K][ROWS][P]         complex numbers in half precision
+//   codes       u32    [blocks][K][bits]    src/core/pack.ts
+//   quads       u32    [S][P/4][2]          parts/octet.wgsl
+//   scales      f16    [T]                  packed in pairs
+//   rope_table  vec2f  [256 + context/256][P]
+//   positions   u32    [K][T]               of a stream that is no run
+//   out         f16    [K][capacity][HEAD_DIM], packed in pairs
+//
+// A lane takes four pairs of eight tokens: x covers octets and quads, y heads. What half precision cannot hold is
+// clamped to its largest.
+#import words_half    // @param WORDS words_half, words_f16 or words_f16_loads
+#import positions_run // @param POSITIONS positions_run or positions_list
+#import octet
+#import turns
+
+const WG: u32 = 64u;          // @param lanes per workgroup
+const HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 8
+const STAGES: u32 = 11u;      // @param stages of the codec
+const ROWS: u32 = 1408u;      // @param rows of the table
+const BITS: u32 = 132u;       // @param bits of a token and head
+const ROTATE: bool = false;   // @param keys come out rotated
+const QUADS: u32 = HEAD_DIM / 8u;
+const F16_HIGHEST: f32 = 65504.0;
+
+struct Params {
+    base: u32,     // position of the stream's token 0
+    first: u32,    // first token, a multiple of 8
+    tokens: u32,
+    slot: u32,     // where the first token goes
+    capacity: u32,
+    stream: u32,   // tokens of positions
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> table: array<TableQuad>;
+@group(0) @binding(2) var<storage, read> codes: array<u32>;
+@group(0) @binding(3) var<storage, read> quads: array<vec2u>;
+@group(0) @binding(4) var<storage, read> scales: array<u32>;
+@group(0) @binding(5) var<storage, read> rope_table: array<vec4f>;
+@group(0) @binding(6) var<storage, read> positions: array<u32>;
+@group(0) @binding(7) var<storage, read_write> out: array<vec2u>;
+
+fn pack(x: vec4f) -> vec2u {
+    let held = clamp(x, vec4f(-F16_HIGHEST), vec4f(F16_HIGHEST));
+    return vec2u(pack2x16float(held.xy), pack2x16float(held.zw));
+}
+
+fn store(x: Words, head: u32, t: u32, quad: u32) {
+    if t >= params.tokens { return; }
+    let token = params.first + t;
+    let both = unpack2x16float(scales[token >> 1u]);
+    let scale = select(both.x, both.y, (token & 1u) != 0u);
+    var y = Turn(words_re(x) * scale, words_im(x) * scale);
+    if ROTATE { y = turn_mul(y, turn_at(token_position(head, token), quad)); }
+    let at = (head * params.capacity + params.slot + t) * 2u * QUADS + quad;
+    out[at] = pack(y.re);
+    out[at + QUADS] = pack(y.im);
+}
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) wg: vec3u,
+    @builtin(num_workgroups) grid: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let item = wg.x * WG + lane;
+    let t = item / QUADS * 8u;
+    let quad = item % QUADS;
+    if t >= params.tokens { return; }
+    let token = params.first + t;
+    let block = ((token >> 5u) * grid.y + wg.y) * BITS;
+    let x = octet_decode(block, (token >> 3u) & 3u, wg.y * ROWS, quad, 0u, STAGES);
+    store(x.a, wg.y, t, quad);
+    store(x.b, wg.y, t + 1u, quad);
+    store(x.c, wg.y, t + 2u, quad);
+    store(x.d, wg.y, t + 3u, quad);
+    store(x.e, wg.y, t + 4u, quad);
+    store(x.f, wg.y, t + 5u, quad);
+    store(x.g, wg.y, t + 6u, quad);
+    store(x.h, wg.y, t + 7u, quad);
+}
