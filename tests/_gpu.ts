@@ -19,3 +19,19 @@ export async function onEachText(
 export function poisoned(gpu: Gpu, label: string, shape: Shape): Tensor {
   return gpu.upload(label, "f32", shape, new Float32Array(elements(shape)).fill(NaN));
 }
+
+/** A device as any program has it, with the limits that every adapter has, and the bytes of its live buffers. */
+export async function plainDevice(): Promise<{ device: GPUDevice; bytes: () => number }> {
+  const adapter = await navigator.gpu.requestAdapter(), device = await adapter!.requestDevice();
+  const create = device.createBuffer.bind(device), live = new Map<GPUBuffer, number>();
+  device.createBuffer = (descriptor) => {
+    const buffer = create(descriptor), destroy = buffer.destroy.bind(buffer);
+    live.set(buffer, descriptor.size);
+    buffer.destroy = () => {
+      live.delete(buffer);
+      return destroy();
+    };
+    return buffer;
+  };
+  return { device, bytes: () => [...live.values()].reduce((sum, size) => sum + size, 0) };
+}

@@ -29,6 +29,7 @@ export async function openEngine(gpu: Gpu, source: string | URL, context: number
     config,
     tokenizer,
     decoder,
+    disposed: false,
     encode: (prompt) => tokenizer.encode(prompt as string),
     f16Bytes: () => 0,
   };
@@ -65,6 +66,7 @@ interface SmallTensor {
 
 /** A small random model: its tensors by GGUF's names, and as numbers for the f64 decoder. */
 export interface SmallLlama extends Required<Omit<Small, "ropeScaling">> {
+  readonly normEps: number;
   readonly ropeScaling: RopeScaling | undefined;
   readonly named: ReadonlyMap<string, SmallTensor>;
   readonly tensors: LlamaTensors;
@@ -120,7 +122,7 @@ export function randomLlama(small: Small, seed: number): SmallLlama {
       gain = name === "token_embd" ? 1 : 1 / Math.sqrt(cols);
     const unit = Math.hypot(...randomWeights(type, 4, cols, 1).numbers) / Math.sqrt(4 * cols);
     const { file, numbers } = randomWeights(type, rows, cols, rng.u32(), gain / unit);
-    named.set(name, { type, shape: [rows, cols], bytes: file, numbers: Float32Array.from(numbers) });
+    named.set(name, { type, shape: [rows, cols], bytes: file, numbers });
     return named.get(name)!.numbers;
   };
   const norm = (name: string): Float32Array => {
@@ -153,7 +155,7 @@ export function randomLlama(small: Small, seed: number): SmallLlama {
     const theta = ropeTheta ** (-2 * d / headDim);
     return theta / stretch(2 * Math.PI / theta, ropeScaling);
   });
-  return { ...shape, layers, tied, context, ropeTheta, ropeScaling, types, named, tensors, frequencies };
+  return { ...shape, normEps: 0.01, layers, tied, context, ropeTheta, ropeScaling, types, named, tensors, frequencies };
 }
 
 /** Rows of Q or K as llama.cpp's converter puts them: row `i` of a head's halves beside each other. */
@@ -205,7 +207,7 @@ export async function writeGguf(path: string, model: SmallLlama): Promise<void> 
       "llama.attention.key_length": u32(headDim),
       "llama.attention.value_length": u32(headDim),
       "llama.rope.dimension_count": u32(headDim),
-      "llama.attention.layer_norm_rms_epsilon": f32(1e-5),
+      "llama.attention.layer_norm_rms_epsilon": f32(model.normEps),
       "llama.rope.freq_base": f32(ropeTheta),
       ...ropeScaling?.type === "linear" && {
         "llama.rope.scaling.type": { type: "string", value: "linear" },
@@ -237,7 +239,7 @@ export async function writeFolder(folder: string, model: SmallLlama, { shards = 
     head_dim: model.headDim,
     intermediate_size: model.ffn,
     max_position_embeddings: model.context,
-    rms_norm_eps: 1e-5,
+    rms_norm_eps: model.normEps,
     rope_theta: model.ropeTheta,
     rope_scaling: scaling?.type === "llama3"
       ? {

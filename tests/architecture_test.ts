@@ -14,6 +14,8 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   codebook: ["kernels", "gpu", "files", "core"],
   attention: ["kernels", "gpu", "files", "core"],
   llama: ["attention", "codebook", "kernels", "gpu", "files", "text", "core"],
+  eval: ["llama", "attention", "codebook", "kernels", "gpu", "files", "text", "core"],
+  cli: [], // the public surface only: mod.ts
 };
 
 /** Imports of a module: [file, imported file], both relative to the root. */

@@ -73,10 +73,6 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
     for (var i = lane * WEIGHT_UNITS; i < params.units; i += WG * WEIGHT_UNITS) {
         sums += step(weight_unit(i), rows_a, rows_b);
         if WEIGHT_UNITS > 1u { sums += step(weight_unit(i + 1u), rows_a, rows_b); }
-        if WEIGHT_UNITS > 2u {
-            sums += step(weight_unit(i + 2u), rows_a, rows_b);
-            sums += step(weight_unit(i + 3u), rows_a, rows_b);
-        }
     }
 
     var a = workgroup_sum4(sums[0], lane);

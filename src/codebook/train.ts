@@ -104,7 +104,8 @@ export async function trainStages(
   const isSoft = assignment === "soft";
   if (!(tokens > 0)) throw new RangeError("Cannot train a codebook as there must be at least one token: there is none");
   const bytes = headBytes(headDim, tokens, codec.stages, isSoft);
-  const { size, turns } = headsAtOnce(gpu, kvHeads, bytes, 4 * headDim * tokens, options), set = size * turns;
+  const { size, turns } = headsAtOnce(gpu, kvHeads, bytes, 4 * Math.max(headDim, isSoft ? 128 : 0) * tokens, options),
+    set = size * turns;
   const heads: Head[] = [];
   for (let first = 0; first < kvHeads; first += set) {
     using stack = new DisposableStack();

@@ -70,8 +70,8 @@ export interface MethodFigures extends Omit<LanguageFigures, "tokens"> {
   /** Share of right answers, by cell. */
   readonly tasks: Readonly<Record<string, number>>;
   readonly answers: Readonly<Record<string, CellFigures>>;
-  /** Right answers by where the answer stood first: length of the document in characters, tenth of its depth. */
-  readonly depths: readonly ({ readonly chars: number; readonly tenth: number } & CellFigures)[];
+  /** Right answers by where the answer stood first: length of the document in characters, fifth of its depth. */
+  readonly depths: readonly ({ readonly chars: number; readonly fifth: number } & CellFigures)[];
   /** By layer, given exact inputs, on the first document. */
   readonly keyNmse: readonly number[];
   readonly valueNmse: readonly number[];
@@ -113,7 +113,7 @@ interface Document {
 
 interface TaskDocument extends Document {
   readonly task: Task;
-  readonly answers: readonly (AnswerSpan & { readonly tenth?: number })[];
+  readonly answers: readonly (AnswerSpan & { readonly fifth?: number })[];
 }
 
 /** What a method has shown so far. */
@@ -147,7 +147,11 @@ export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Pro
   const calibrating = baselines.some((name) => name.includes("kvquant"))
     ? cut(calibration, encode, Math.min(2048, chunkTokens), 16, regime).map(({ ids }) => ids)
     : [];
-  const longest = Math.max(1, ...[...documents, ...prepared].map(({ ids }) => ids.length), ...calibrating.map((c) => c.length));
+  const longest = Math.max(
+    1,
+    ...[...documents, ...prepared].map(({ ids }) => ids.length),
+    ...calibrating.map((c) => c.length),
+  );
   if (longest > engine.config.context) {
     throw new RangeError(
       `Cannot evaluate documents of ${longest} tokens as the model's context is ${engine.config.context}`,
@@ -155,12 +159,14 @@ export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Pro
   }
   using forward = await Forward.create(engine, longest, { window, sinks });
   using scorer = await Scorer.create(forward);
-  using exact = forward.allocRows(), mixed = forward.allocRows();
+  using exact = forward.allocRows(), kept = forward.allocRows(), mixed = forward.allocRows();
   const methods = [EXACT, ...await baselineMethods(forward, baselines, calibrating), ANCHOR];
   for (const make of options.methods ?? []) methods.splice(-1, 0, await make(forward));
   const tallies = methods.map((method): Tally => ({ method, scores: [], right: [], layers: [] }));
   if (!methods.some(({ name }) => name === base)) {
-    throw new RangeError(`Cannot compare with base '${base}': the methods are ${methods.map((m) => m.name).join(", ")}`);
+    throw new RangeError(
+      `Cannot compare with base '${base}': the methods are ${methods.map((m) => m.name).join(", ")}`,
+    );
   }
   const tested = methods.filter((m) => !m.control).length - 1, { layers } = engine.config;
   const total = layers * [
@@ -171,26 +177,176 @@ export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Pro
   const step = (phase: string, tokens: number) => (): void =>
     options.onProgress?.({ phase, done: Math.min(total, done += tokens), total });
 
-  for (const [d, document] of documents.entries()) {
-    const { ids, from } = document, targets = ids.slice(from + 1), onLayer = step("texts", ids.length - from);
+  for (const [d, { ids, from }] of documents.entries()) {
+    const targets = ids.slice(from + 1), visit = d === 0 ? measuring(forward, tallies) : undefined;
     forward.begin(ids);
-    await forward.run(exact, { far: "exact", signal, onLayer: step("texts", ids.length), ...(d === 0 && { visit: measureAll(forward, tallies) }) });
-    const kept = from === 0 ? exact : await tail(forward, exact, mixed, from);
-    const truth = await scorer.judge(kept, targets);
+    await forward.run(exact, { far: "exact", signal, visit, onLayer: step("texts", ids.length) });
+    forward.copyTail(exact, from, kept);
+    const truth = await scorer.judge(kept, targets, { margins: true });
     for (const { method, scores } of tallies) {
       let judged = truth;
       if (method.far !== "exact") {
-        await forward.run(mixed, { far: method.far, from, signal, onLayer });
-        judged = await scorer.judge(mixed, targets, kept);
+        await forward.run(mixed, { far: method.far, from, signal, onLayer: step("texts", ids.length - from) });
+        judged = await scorer.judge(mixed, targets, { exact: kept });
       }
-      scores.push({
-        nll: judged.nll,
-        kl: judged.kl,
-        agrees: Uint8Array.from(judged.top, (id, t) => id === truth.top[t] ? 1 : 0),
-        margin: truth.margin,
-      });
+      const agrees = Uint8Array.from(judged.top, (id, t) => id === truth.top[t] ? 1 : 0);
+      scores.push({ nll: judged.nll, kl: judged.kl, agrees, margin: truth.margin });
     }
   }
-  void prepared;
-  throw new Error("draft");
+  for (const { ids, from, answers } of prepared) {
+    forward.begin(ids);
+    await forward.run(exact, { far: "exact", signal, onLayer: step("tasks", ids.length) });
+    forward.copyTail(exact, from, kept);
+    for (const { method, right } of tallies) {
+      if (method.control) continue;
+      let rows = kept;
+      if (method.far !== "exact") {
+        await forward.run(mixed, { far: method.far, from, signal, onLayer: step("tasks", ids.length - from) });
+        rows = mixed;
+      }
+      const { top } = await scorer.judge(rows, ids.slice(from + 1));
+      right.push(Uint8Array.from(answers, (answer) => {
+        for (let i = answer.from; i < answer.to; i++) if (top[i - from - 1] !== ids[i]) return 0;
+        return 1;
+      }));
+    }
+  }
+
+  const lengths = (documents.length ? documents : prepared).map(({ ids }) => ids.length);
+  const elements = 2 * layers * engine.config.kvHeads * engine.config.headDim; // of a token
+  const summaries = new Map(tallies.map((tally) => [tally.method.name, summarize(tally.scores)]));
+  const find = (name: string): Tally => tallies.find(({ method }) => method.name === name)!;
+  return {
+    ...{ model: llama.name, device: llama.device, regime, window, sinks, chunkTokens, base },
+    tokensScored: summaries.get(EXACT.name)!.tokens,
+    documents: documents.length,
+    seconds: (performance.now() - started) / 1e3,
+    methods: tallies.map((tally) =>
+      figures(tally, find(base), prepared, {
+        language: summaries.get(tally.method.name)!,
+        exact: summaries.get(EXACT.name)!,
+        anchor: summaries.get(ANCHOR.name)!,
+        bits: bitsOf(tally.method, lengths, window + sinks, elements),
+      })
+    ),
+    cells: cellNotes(prepared, find(EXACT.name), find(ANCHOR.name)),
+  };
+}
+
+/** Chunks of texts: the first of each, then the second of each, and so on, up to `count`. */
+function cut(
+  texts: readonly string[],
+  encode: (text: string) => number[],
+  tokens: number,
+  count: number,
+  regime: Regime,
+): Document[] {
+  const all = texts.map(encode), out: Document[] = [];
+  for (let at = 0; out.length < count && all.some((ids) => ids.length > at); at += tokens) {
+    for (const text of all) {
+      const ids = text.slice(at, at + tokens);
+      if (ids.length < 2 || (at > 0 && ids.length < tokens) || out.length === count) continue;
+      out.push({ ids, from: regime === "deployment" ? ids.length >> 1 : 0 });
+    }
+  }
+  return out;
+}
+
+function prepare(tasks: readonly Task[], encode: (text: string) => number[]): TaskDocument[] {
+  return tasks.map((task) => {
+    const ids = encode(task.text);
+    const answers = answerSpans(task, encode).map((span, i) => {
+      const depth = depthOf(task, task.spans[i]!);
+      return { ...span, fifth: depth === undefined ? undefined : Math.min(4, Math.floor(5 * depth)) };
+    });
+    return { task, ids, answers, from: Math.max(0, Math.min(...answers.map(({ from }) => from)) - 1) };
+  });
+}
+
+/** Notes what every codec does to each layer of an exact run. */
+function measuring(forward: Forward, tallies: readonly Tally[]): (layer: number) => Promise<void> {
+  return async (layer) => {
+    for (const { method, layers } of tallies) {
+      if (typeof method.far === "object") layers.push(await forward.measure(layer, method.far));
+    }
+  };
+}
+
+/** The three bit figures of a method over documents: codes and scales, with exact tokens, with shared bytes. */
+function bitsOf(
+  { bitsCode, sharedBytes }: Method,
+  lengths: readonly number[],
+  near: number,
+  elements: number,
+): { bitsEffective: number; bitsAll: number } {
+  const mean = (of: (tokens: number) => number): number => lengths.reduce((sum, n) => sum + of(n), 0) / lengths.length;
+  const bitsEffective = mean((n) => bitsCode + (16 - bitsCode) * Math.min(n, near) / n);
+  return { bitsEffective, bitsAll: bitsEffective + mean((n) => 8 * sharedBytes / (n * elements)) };
+}
+
+interface Context {
+  readonly language: LanguageFigures;
+  readonly exact: LanguageFigures;
+  readonly anchor: LanguageFigures;
+  readonly bits: { readonly bitsEffective: number; readonly bitsAll: number };
+}
+
+function figures(
+  { method, scores, right, layers }: Tally,
+  base: Tally,
+  tasks: readonly TaskDocument[],
+  { language, exact, anchor, bits }: Context,
+): MethodFigures {
+  const { tokens: _, ...rest } = language, { name, about, bitsCode, sharedBytes } = method;
+  const loss = (of: LanguageFigures): number => Math.log(of.perplexitySecondHalf);
+  const answers: Record<string, { right: number; all: number }> = {};
+  const depths = new Map<string, { chars: number; fifth: number; right: number; all: number }>();
+  right.forEach((ofTask, i) => {
+    const { task, answers: spans } = tasks[i]!, cell = answers[cellOf(task)] ??= { right: 0, all: 0 };
+    ofTask.forEach((isRight, a) => {
+      cell.right += isRight;
+      cell.all++;
+      const { fifth } = spans[a]!;
+      if (fifth === undefined) return;
+      const key = `${task.chars} ${fifth}`, at = depths.get(key) ?? { chars: task.chars, fifth, right: 0, all: 0 };
+      depths.set(key, { ...at, right: at.right + isRight, all: at.all + 1 });
+    });
+  });
+  const over = (of: (tally: Tally) => readonly ArrayLike<number>[], own: readonly ArrayLike<number>[]): Difference =>
+    pairedBootstrap(own, of(base).slice(0, own.length));
+  return {
+    ...{ name, about, bitsCode, ...bits, sharedBytes, ...rest },
+    contextKept: (loss(anchor) - loss(language)) / (loss(anchor) - loss(exact)),
+    tasks: Object.fromEntries(Object.entries(answers).map(([cell, { right, all }]) => [cell, right / all])),
+    answers,
+    depths: [...depths.values()].toSorted((a, b) => a.chars - b.chars || a.fifth - b.fifth),
+    keyNmse: layers.map((l) => l.keyNmse),
+    valueNmse: layers.map((l) => l.valueNmse),
+    outputError: layers.map((l) => l.outputError),
+    overBase: {
+      nll: over((t) => t.scores.map((s) => s.nll), scores.map((s) => s.nll)),
+      kl: over((t) => t.scores.map((s) => s.kl), scores.map((s) => s.kl)),
+      answers: over((t) => t.right, right),
+    },
+  };
+}
+
+function cellNotes(tasks: readonly TaskDocument[], exact: Tally, anchor: Tally): Record<string, CellNote> {
+  const cells: Record<string, { exact: number; anchor: number; all: number }> = {};
+  tasks.forEach(({ task }, i) => {
+    const cell = cells[cellOf(task)] ??= { exact: 0, anchor: 0, all: 0 };
+    cell.exact += exact.right[i]!.reduce((a, b) => a + b, 0);
+    cell.anchor += anchor.right[i]!.reduce((a, b) => a + b, 0);
+    cell.all += exact.right[i]!.length;
+  });
+  return Object.fromEntries(
+    Object.entries(cells).map(([name, { exact, anchor, all }]) => {
+      const note = exact < 0.8 * all
+        ? `the model itself answers ${exact} of ${all}`
+        : anchor >= 0.5 * exact
+        ? `the window and the sinks alone answer ${anchor} of ${all}`
+        : "";
+      return [name, { answers: all, tells: note === "", note }];
+    }),
+  );
 }

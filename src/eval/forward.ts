@@ -9,7 +9,7 @@ import type { LlamaConfig } from "../core/model.ts";
 import { ropeTable, ropeTableRows } from "../core/rope_table.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
-import { elements, type Tensor } from "../gpu/tensor.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import { AttnMerge } from "../kernels/attn_merge.ts";
 import { AttnPrefill } from "../kernels/attn_prefill.ts";
 import { RopeStore } from "../kernels/rope_store.ts";
@@ -237,6 +237,13 @@ export class Forward implements Disposable {
     return { tokens, normed: normed!, qkv: qkv!, mixed: mixed!, gateUp: gateUp!, gated: gated! };
   }
 
+  /** Copies the residual stream of the text's tokens from `from` on to the first rows of `to`. */
+  copyTail(x: Tensor, from: number, to: Tensor): void {
+    const row = this.config.hidden * 4, commands = this.gpu.commands("tail");
+    commands.copy(x, to, (this.#text.length - from) * row, from * row);
+    commands.submit();
+  }
+
   /** Logits `f32 [T][V]` of a span of rows of `x`. */
   logits(commands: Commands, x: Tensor, span: Span, out: Tensor): void {
     this.engine.decoder.layer.heads(commands, rows(x, span), this.#scratch(span.tokens), out);
@@ -257,5 +264,5 @@ function squaredError(a: Float32Array, b?: Float32Array): number {
 
 /** Rows of a span of `x [T][H]`. */
 function rows(x: Tensor, { offset, tokens }: Span): Tensor {
-  return x.view(offset * x.shape[1]!, [tokens, elements(x.shape) / x.shape[0]!]);
+  return x.view(offset * x.shape[1]!, [tokens, x.shape[1]!]);
 }

@@ -85,7 +85,8 @@ export async function baselineMethods(
     if (calibration.length === 0) throw new RangeError(`Cannot calibrate '${name}' without calibration texts`);
     return {
       name,
-      about: "KVQuant-nuq2, dense and without Fisher weights: keys before RoPE in fixed channel ranges, values by token",
+      about:
+        "KVQuant-nuq2, dense and without Fisher weights: keys before RoPE in fixed channel ranges, values by token",
       bitsCode: 2 + 32 / (kvHeads * headDim) / 2,
       sharedBytes: layers * (4 * kvHeads * headDim + 4 * 4 * 2),
       far: kvQuantCodec(forward, await calibrateKvQuant(forward, calibration)),

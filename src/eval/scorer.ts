@@ -18,9 +18,9 @@ export interface Predictions {
   readonly nll: Float32Array;
   /** Likeliest token. */
   readonly top: Uint32Array;
-  /** Probability of the likeliest token less that of the second; of exact predictions alone. */
+  /** Probability of the likeliest token less that of the second, where asked for. */
   readonly margin: Float32Array;
-  /** KL divergence in nats from the exact prediction; 0 of exact predictions. */
+  /** KL divergence in nats from the exact prediction, where there is one to compare with, else 0. */
   readonly kl: Float32Array;
 }
 
@@ -54,10 +54,14 @@ export class Scorer implements Disposable {
   }
 
   /**
-   * Predictions of `targets`, the tokens that follow each of the first rows of `x f32 [..][H]`: compared with those of
-   * `exact`, or the exact ones themselves.
+   * Predictions of `targets`, the tokens that follow each of the first rows of `x f32 [..][H]`, compared with those of
+   * the rows of `exact`.
    */
-  async judge(x: Tensor, targets: readonly number[], exact?: Tensor): Promise<Predictions> {
+  async judge(
+    x: Tensor,
+    targets: readonly number[],
+    { exact, margins = false }: { exact?: Tensor; margins?: boolean } = {},
+  ): Promise<Predictions> {
     const count = targets.length,
       { gpu, config: { vocab } } = this.forward,
       [nll, margin, kl] = [0, 0, 0].map(() => new Float32Array(count)) as [Float32Array, Float32Array, Float32Array];
@@ -74,7 +78,7 @@ export class Scorer implements Disposable {
         this.ops.kl.encode(commands, { p, q: logits, out });
       }
       commands.submit();
-      const judged = rowScores(await gpu.read(scores)), all = exact ? undefined : await gpu.readF32(logits);
+      const judged = rowScores(await gpu.read(scores)), all = margins ? await gpu.readF32(logits) : undefined;
       if (exact) kl.set(await gpu.readF32(out), offset);
       judged.forEach((row, t) => {
         nll[offset + t] = row.nll;

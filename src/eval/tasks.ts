@@ -62,6 +62,15 @@ export function answerSpans(task: Task, encode: (text: string) => number[]): Ans
   });
 }
 
+/**
+ * Where an answer stood first: 0 at the text's beginning, 1 at the answer itself. Undefined for one that did not stand
+ * before, and for short and long ones, which stand there by chance or are no single fact.
+ */
+export function depthOf({ text }: Task, [start, end]: readonly [number, number]): number | undefined {
+  const answer = text.slice(start, end).trim(), at = text.indexOf(answer);
+  return answer.length < 4 || answer.length > 40 || at >= start ? undefined : at / start;
+}
+
 /** Kinds of tasks that {@linkcode generateTasks} makes. */
 export const FAMILIES = [
   "passkey",

@@ -55,6 +55,8 @@ export interface AttnCodesIo {
 
 /** Which tokens of the stream are attended to. */
 export interface AttnCodesParams {
+  /** First token of the stream that is attended to, a multiple of 32. */
+  readonly first?: number;
   readonly tokens: number;
   /** Position of the stream's token 0, or what is added to its list of positions. */
   readonly base?: number;
@@ -156,14 +158,16 @@ export class AttnCodes implements Disposable {
   }
 
   /** Writes the partial states `state` and on, and returns how many: none for no tokens. */
-  encode(commands: Commands, io: AttnCodesIo, { tokens, base = 0, state = 0 }: AttnCodesParams): number {
-    if (tokens > this.capacity) {
-      throw new RangeError(`Cannot attend to ${tokens} tokens as there is room for ${this.capacity}`);
+  encode(commands: Commands, io: AttnCodesIo, { tokens, first: start = 0, base = 0, state = 0 }: AttnCodesParams): number {
+    if (start % BLOCK !== 0 || start + tokens > this.capacity) {
+      throw new RangeError(
+        `Cannot attend to ${tokens} tokens from ${start} on as they must begin a block and there is room for ${this.capacity}`,
+      );
     }
     const { q, keys, values, ropeTable, positions, partialO, partialMd } = io, scores = this.#scores;
     const queries = { q, ropeTable, positions, scores, codes: keys.codes, scales: keys.scales, quads: this.#keyQuads };
     if (tokens > 0) this.#qTable?.op.encode(commands, { q, table: keys.table, out: this.#qTable.out });
-    let first = 0, to = state;
+    let first = start, to = state;
     for (const count of this.#rounds(tokens)) {
       const round = { first, tokens: count };
       this.scores.encode(commands, { ...queries, table: this.#qTable?.out ?? keys.table }, { ...round, base });

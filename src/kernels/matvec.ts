@@ -16,10 +16,10 @@ const LOAD_UNITS: Readonly<Record<WeightType, number>> = {
   Q8_0: 1,
   Q4_0: 2,
   Q4_K: 2,
-  Q6_K: 4,
+  Q6_K: 2,
 };
 
-/** Rows from which a matrix is tall: 32 lanes for every 8 of them are enough to fill a large GPU. */
+/** Rows from which a matrix is tall: a subgroup for every 8 of them is enough to fill a large GPU. */
 const TALL = 16384;
 
 /** What a product is fused with. */
@@ -53,17 +53,18 @@ export interface MatvecVariant {
 }
 
 /**
- * Picks few lanes and many rows for tall matrices, which fill a large GPU all the same; in low ones every lane takes a
- * load or two. Pure.
+ * Picks few lanes for tall matrices, which fill a large GPU all the same; in low ones every lane takes a load or two.
+ * More rows share what is read of x, which counts most with a gain; K-quants lack the registers. Pure.
  */
 export function chooseMatvec(
   { type, rows, cols }: WeightDims,
-  { gated = false }: MatvecForm,
+  { norm = false, gated = false }: MatvecForm,
   maxLanes: number,
 ): MatvecVariant {
   const loads = Math.ceil(weightLayout(type, cols).units / LOAD_UNITS[type]), isTall = rows >= TALL;
-  const lanes = Math.max(32, 2 ** Math.floor(Math.log2(loads)));
-  return { lanes: Math.min(isTall ? 32 : 128, lanes, maxLanes), rows: isTall || gated ? 8 : 4 };
+  const isK = type === "Q4_K" || type === "Q6_K", most = !isTall ? 128 : isK ? 64 : 32;
+  const lanes = Math.min(most, maxLanes, Math.max(32, 2 ** Math.floor(Math.log2(loads))));
+  return { lanes, rows: gated || !isK && (isTall || norm) ? 8 : 4 };
 }
 
 /** Multiplies one token by a matrix of weights. Borrows every tensor. */

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { CodeCache } from "../attention/code_cache.ts";
 import { ExactAttention, ExactCache } from "../attention/exact_cache.ts";
 import type { KvCache } from "../attention/kv_cache.ts";
 import type { LlamaConfig } from "../core/model.ts";
@@ -11,6 +12,8 @@ import { fingerprint, openModel } from "../files/model_files.ts";
 import { Gpu } from "../gpu/gpu.ts";
 import { encodeChat, type Message } from "../text/chat.ts";
 import { createTokenizer, type Tokenizer } from "../text/tokenizer.ts";
+import type { Codebook } from "../codebook/file.ts";
+import { compress, type Compressed } from "./compressed.ts";
 import { Decoder } from "./decoder.ts";
 import type { Generation } from "./generation.ts";
 import { generateIn, type GenerateOptions, Session } from "./session.ts";
@@ -23,6 +26,12 @@ export type KvBits = 1 | 2 | 16;
 export interface KvOptions {
   /** Bits an element, or those of keys (`k`) and of values (`v`). */
   bits?: KvBits | { k: KvBits; v: KvBits };
+  /** For 1 and 2 bits: a codebook, or the path or URL of one; by default `codebooks.safetensors` beside the model. */
+  codebook?: Codebook | string | URL;
+  /** Newest tokens that a compressed cache keeps exact, at least; 64 by default, in steps of 32. */
+  window?: number;
+  /** First tokens that a compressed cache keeps exact; 4 by default. */
+  sinks?: number;
 }
 
 /** Options of {@linkcode load}. */
@@ -45,6 +54,8 @@ export interface Engine {
   readonly config: LlamaConfig;
   readonly tokenizer: Tokenizer;
   readonly decoder: Decoder;
+  /** Whether all of it is gone. */
+  readonly disposed: boolean;
   /** Ids of a prompt, chat messages through the model's own template. */
   encode(prompt: string | readonly Message[]): number[];
   /** Bytes of an f16 cache for `tokens`. */
@@ -88,12 +99,14 @@ export class Llama implements Disposable {
   readonly #owned: DisposableStack;
   readonly #engine: Engine;
   readonly #attention: ExactAttention;
+  readonly #compressed: Compressed | undefined;
   readonly #idle: Session[] = [];
 
   private constructor(
     owned: DisposableStack,
     engine: Engine,
     attention: ExactAttention,
+    compressed: Compressed | undefined,
     /** Name of the file or folder it came from. */
     readonly name: string,
     /** A hash of the weights: the same for the same model. */
@@ -103,15 +116,12 @@ export class Llama implements Disposable {
     this.#owned = owned;
     this.#engine = engine;
     this.#attention = attention;
+    this.#compressed = compressed;
   }
 
   /** Reads and uploads a model. {@linkcode load} is the same. */
   static async load(source: string | URL, options: LoadOptions = {}): Promise<Llama> {
-    const { kv: { bits = 16 } = {}, device, onProgress, signal } = options;
-    const { k, v } = typeof bits === "object" ? bits : { k: bits, v: bits };
-    if (k !== 16 || v !== 16) {
-      throw new RangeError(`Cannot keep the cache at ${k} and ${v} bits as only 16 is supported yet`);
-    }
+    const { kv = {}, device, onProgress, signal } = options, bits = bitsOf(kv);
     using files = await openModel(source);
     const config = llamaConfig(files), { maxContext = Math.min(config.context, DEFAULT_CONTEXT) } = options;
     if (!Number.isInteger(maxContext) || maxContext < 1 || maxContext > config.context) {
@@ -127,17 +137,28 @@ export class Llama implements Disposable {
     const attention = building.use(
       await ExactAttention.create(gpu, config, weights.frequencies, maxContext, decoder.chunk),
     );
+    const print = await fingerprint(files), { layers, kvHeads, headDim } = config;
+    const compressed = bits && building.use(
+      await compress(attention, source, { layers, kvHeads, headDim, fingerprint: print }, {
+        ...bits,
+        context: maxContext,
+      }),
+    );
     await gpu.settle();
     onProgress?.({ phase: "kernels", loaded: 1, total: 1 });
+    const owned = building.move();
     const engine: Engine = {
       gpu,
       config,
       tokenizer,
       decoder,
+      get disposed() {
+        return owned.disposed;
+      },
       encode: (prompt) => typeof prompt === "string" ? tokenizer.encode(prompt) : encodeChat(tokenizer, prompt),
       f16Bytes: (tokens) => 2 * 2 * tokens * config.layers * config.kvHeads * config.headDim,
     };
-    return new Llama(building.move(), engine, attention, files.name, await fingerprint(files), maxContext);
+    return new Llama(owned, engine, attention, compressed, files.name, print, maxContext);
   }
 
   /** The model's shape. */
@@ -164,7 +185,7 @@ export class Llama implements Disposable {
     const generation = generateIn(() => session = this.#idle.pop() ?? this.session(), this.#engine, prompt, options);
     generation.whenOver(() => {
       if (!session) return;
-      if (this.#idle.length === 0 && !this.#owned.disposed) this.#idle.push(session);
+      if (this.#idle.length === 0 && !this.#engine.disposed) this.#idle.push(session);
       else session[Symbol.dispose]();
     });
     return generation;
@@ -172,18 +193,29 @@ export class Llama implements Disposable {
 
   /** Starts a sequence whose cache the caller owns: it is reused from turn to turn, forked and rewound. */
   session(): Session {
-    if (this.#owned.disposed) throw new TypeError("Cannot start a session as the model was disposed of");
+    if (this.#engine.disposed) throw new TypeError("Cannot start a session as the model was disposed of");
     return new Session(this.#engine, this.#cache());
   }
 
   /** The cache's figures for one session. */
   get kv(): KvFigures {
-    const bytes = this.#engine.f16Bytes(this.maxContext);
-    return { bits: { k: 16, v: 16 }, bytes, f16Bytes: bytes, codebookBytes: 0, maxContext: this.maxContext };
+    const f16Bytes = this.#engine.f16Bytes(this.maxContext), { maxContext } = this;
+    if (!this.#compressed) return { bits: { k: 16, v: 16 }, bytes: f16Bytes, f16Bytes, codebookBytes: 0, maxContext };
+    const { attention, bits, codebookBytes } = this.#compressed;
+    return {
+      bits,
+      bytes: CodeCache.bytesOf(attention, this.config.layers, maxContext),
+      f16Bytes,
+      codebookBytes,
+      maxContext,
+    };
   }
 
   #cache(): KvCache {
-    return new ExactCache(this.#attention, this.#engine.config.layers, this.maxContext);
+    const { layers } = this.config, attention = this.#compressed?.attention;
+    return attention
+      ? new CodeCache(attention, layers, this.maxContext)
+      : new ExactCache(this.#attention, layers, this.maxContext);
   }
 
   /** Frees the weights, the sessions that `generate` kept, and the device, unless it is the caller's. */
@@ -191,6 +223,28 @@ export class Llama implements Disposable {
     for (const session of this.#idle.splice(0)) session[Symbol.dispose]();
     this.#owned.dispose();
   }
+}
+
+/** What a compressed cache is asked for; `undefined` for an exact one. Throws for a combination with no fused kernel. */
+function bitsOf({ bits = 16, codebook, window = 64, sinks = 4 }: KvOptions) {
+  const { k, v } = typeof bits === "object" ? bits : { k: bits, v: bits };
+  for (const [name, value] of [["k", k], ["v", v]] as const) {
+    if (value !== 1 && value !== 2 && value !== 16) {
+      throw new RangeError(`Cannot keep the cache at ${value} bits (${name}): it must be 1, 2 or 16`);
+    }
+  }
+  if (k === 16 && v === 16) return undefined;
+  if (k === 16 || v === 16) {
+    throw new RangeError(
+      `Cannot keep keys at ${k} bits and values at ${v} as no fused kernel mixes exact and compressed: compress both or none`,
+    );
+  }
+  for (const [name, value] of [["window", window], ["sinks", sinks]] as const) {
+    if (!Number.isInteger(value) || value < 0 || value > 65_536) {
+      throw new RangeError(`Cannot keep the cache as ${name} must be a whole number: it is ${value}`);
+    }
+  }
+  return { bits: { k, v }, codebook, window, sinks };
 }
 
 /** Loads a model: a `.gguf` file, a Hugging Face folder, or a `file:` or `http(s):` URL of either. */

@@ -183,7 +183,8 @@ export class Session implements Disposable {
         if (!room) return;
       }
     } finally {
-      await gpu.idle().finally(() => this.#busy = false);
+      this.#busy = false;
+      if (!this.#engine.disposed) await gpu.idle();
     }
   }
 
@@ -200,7 +201,8 @@ export class Session implements Disposable {
   }
 
   #expectLive(action: string): void {
-    if (this.#disposed) throw new TypeError(`Cannot ${action} as the session was disposed of`);
+    const what = this.#disposed ? "session" : this.#engine.disposed ? "model" : undefined;
+    if (what) throw new TypeError(`Cannot ${action} as the ${what} was disposed of`);
   }
 
   #expectIdle(action: string): void {

@@ -3,12 +3,32 @@ import { dirname, fromFileUrl, join } from "@std/path";
 import { Rng } from "../../src/core/rng.ts";
 import { type TensorData, writeSafetensors } from "../../src/files/safetensors.ts";
 
-/** A metadata value with its GGUF type. */
+/** Types of one value by GGUF's numbers, in their order. */
+const SCALARS = [
+  "u8",
+  "i8",
+  "u16",
+  "i16",
+  "u32",
+  "i32",
+  "f32",
+  "bool",
+  "string",
+  "array",
+  "u64",
+  "i64",
+  "f64",
+] as const;
+type Scalar = Exclude<typeof SCALARS[number], "array" | "string">;
+
+/** A metadata value with its GGUF type; arrays are plurals. */
 export type Typed =
-  | { type: "u32" | "i32" | "f32" | "u64" | "bool"; value: number }
-  | { type: "string"; value: string }
-  | { type: "strings"; value: readonly string[] }
-  | { type: "i32s"; value: readonly number[] };
+  | { readonly type: Scalar; readonly value: number | bigint }
+  | { readonly type: "string"; readonly value: string }
+  | { readonly type: `${Scalar}s`; readonly value: readonly (number | bigint)[] }
+  | { readonly type: "u8s"; readonly value: Uint8Array }
+  | { readonly type: "strings"; readonly value: readonly string[] }
+  | { readonly type: "arrays"; readonly value: readonly Typed[] };
 
 /** A tensor to write: `dims` innermost first, as the file has them. */
 export interface GgufEntry {
@@ -18,13 +38,16 @@ export interface GgufEntry {
   readonly offset?: number | bigint;
 }
 
+/** Metadata to write: pairs where a key is to come twice. */
+export type Metadata = Readonly<Record<string, Typed>> | readonly (readonly [string, Typed])[];
+
 /** Bytes of a GGUF file; tensors are F32 zeros one after the other unless an entry says otherwise. */
 export function gguf(
-  metadata: Readonly<Record<string, Typed>>,
+  metadata: Metadata,
   tensors: readonly GgufEntry[],
   claims: { magic?: number; version?: number; tensors?: number | bigint; keys?: number | bigint; data?: number } = {},
-): Uint8Array {
-  const parts: Uint8Array[] = [];
+): Uint8Array<ArrayBuffer> {
+  const parts: Uint8Array[] = [], keys = Array.isArray(metadata) ? metadata : Object.entries(metadata);
   const bytes = (size: number, set: (view: DataView) => void): void => {
     const view = new DataView(new ArrayBuffer(size));
     set(view);
@@ -37,25 +60,37 @@ export function gguf(
     u64(encoded.length);
     parts.push(encoded);
   };
+  const scalar = (type: string, v: number | bigint): void => {
+    if (type.endsWith("64") && type !== "f64") u64(v);
+    else if (type === "f64") bytes(8, (d) => d.setFloat64(0, Number(v), true));
+    else if (type === "f32") bytes(4, (d) => d.setFloat32(0, Number(v), true));
+    else if (type.endsWith("32")) u32(Number(v));
+    else if (type.endsWith("16")) bytes(2, (d) => d.setUint16(0, Number(v), true));
+    else bytes(1, (d) => d.setUint8(0, Number(v)));
+  };
+  const id = (type: string): number => SCALARS.indexOf(type as Scalar);
+  const write = ({ type, value }: Typed): void => {
+    if (type === "string") string(value);
+    else if (typeof value !== "object") scalar(type, value);
+    else {
+      u32(id(type.slice(0, -1)));
+      u64(value.length);
+      if (value instanceof Uint8Array) return void parts.push(value);
+      for (const v of value) {
+        if (typeof v === "string") string(v);
+        else if (typeof v === "object") write(v);
+        else scalar(type.slice(0, -1), v);
+      }
+    }
+  };
   u32(claims.magic ?? 0x46554747);
   u32(claims.version ?? 3);
   u64(claims.tensors ?? tensors.length);
-  u64(claims.keys ?? Object.keys(metadata).length);
-  for (const [key, { type, value }] of Object.entries(metadata)) {
+  u64(claims.keys ?? keys.length);
+  for (const [key, typed] of keys) {
     string(key);
-    u32({ u32: 4, i32: 5, f32: 6, bool: 7, string: 8, strings: 9, i32s: 9, u64: 10 }[type]);
-    if (type === "string") string(value);
-    else if (type === "strings") {
-      u32(8);
-      u64(value.length);
-      value.forEach(string);
-    } else if (type === "i32s") {
-      u32(5);
-      u64(value.length);
-      for (const v of value) bytes(4, (d) => d.setInt32(0, v, true));
-    } else if (type === "u64") u64(value);
-    else if (type === "bool") parts.push(Uint8Array.of(value));
-    else bytes(4, (d) => type === "f32" ? d.setFloat32(0, value, true) : d.setInt32(0, value, true));
+    u32(id(typeof typed.value === "object" ? "array" : typed.type));
+    write(typed);
   }
   let end = 0;
   for (const { name, dims, type, offset } of tensors) {
@@ -119,7 +154,7 @@ const LAYER: Record<string, number[]> = {
   ffn_gate: [HIDDEN, FFN],
   ffn_up: [HIDDEN, FFN],
   ffn_down: [FFN, HIDDEN],
-}; // deno-fmt-ignore-line
+};
 
 /** Tensors of the small model as GGUF has them. */
 export function ggufTensors(): GgufEntry[] {
@@ -140,7 +175,7 @@ const HF: Record<string, string> = {
   ffn_gate: "mlp.gate_proj",
   ffn_up: "mlp.up_proj",
   ffn_down: "mlp.down_proj",
-}; // deno-fmt-ignore-line
+};
 
 /** `config.json` of the small model. */
 export function hfConfig(): Record<string, unknown> {
@@ -162,7 +197,7 @@ export function hfConfig(): Record<string, unknown> {
 }
 
 /** Bytes of `model.safetensors` of the small model. */
-export async function hfWeights(): Promise<Uint8Array> {
+export async function hfWeights(): Promise<Uint8Array<ArrayBuffer>> {
   const tensors: Record<string, TensorData> = {};
   for (const { name, dims } of ggufTensors()) {
     const shape = dims.map(Number).toReversed(), data = new Float32Array(shape.reduce((a, b) => a * b, 1));
@@ -190,7 +225,17 @@ export function bundledTokenizer(): Record<string, unknown> {
 }
 
 /** The random generator of a test, and what it cuts. */
-export function truncations(bytes: Uint8Array, count: number, seed: number): Uint8Array[] {
+export function truncations(bytes: Uint8Array<ArrayBuffer>, count: number, seed: number): Uint8Array<ArrayBuffer>[] {
   const rng = new Rng(seed);
   return Array.from({ length: count }, () => bytes.slice(0, rng.below(bytes.length)));
+}
+
+/** Runs a test in a folder of its own. */
+export async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir({ prefix: "commvq-test-" });
+  try {
+    await body(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 }

@@ -1,8 +1,9 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert } from "@std/assert";
 import { join } from "@std/path";
 import { FileFormatError, UnsupportedModelError } from "../../src/core/errors.ts";
+import { ropeFrequencies } from "../../src/core/rope.ts";
 import { llamaConfig, llamaFiles } from "../../src/files/llama_config.ts";
-import { openModel } from "../../src/files/model_files.ts";
+import { openModel, readFloats } from "../../src/files/model_files.ts";
 import { createTokenizer } from "../../src/text/tokenizer.ts";
 import {
   bundledTokenizer,
@@ -12,14 +13,15 @@ import {
   ggufTensors,
   hfConfig,
   hfWeights,
+  inFolder,
   truncations,
-  type Typed,
 } from "./_files.ts";
 
 /** Everything that loading does before the GPU. */
 async function open(path: string): Promise<void> {
   using files = await openModel(path);
-  llamaFiles(files, llamaConfig(files));
+  const config = llamaConfig(files), { ropeFreqs } = llamaFiles(files, config);
+  ropeFrequencies(config, ropeFreqs && await readFloats(ropeFreqs));
   createTokenizer(files.tokenizer as Parameters<typeof createTokenizer>[0]);
 }
 
@@ -41,19 +43,11 @@ async function refuses(cases: AsyncIterable<[string, string]> | Iterable<[string
     );
     assert(/^Cannot .{10,}/.test(error.message) && error.message.length < 600, `${what}: ${error.message}`);
     assert(performance.now() - start < 3000, `${what} took ${performance.now() - start} ms`);
+    const grown = Deno.memoryUsage().rss - before;
+    assert(grown < 2 ** 30, `${what} took ${grown} bytes`);
     count++;
   }
-  assert(Deno.memoryUsage().rss - before < 2 ** 30, "more than 1 GiB of memory");
   return count;
-}
-
-async function withFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir({ prefix: "commvq-test-" });
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
 }
 
 /** Values that no number of a config may have. */
@@ -80,9 +74,11 @@ function* damagedGguf(): Generator<[string, Uint8Array]> {
     "llama.feed_forward_length",
     "llama.attention.head_count",
     "llama.attention.head_count_kv",
-  ]; // deno-fmt-ignore-line
+  ];
   for (const key of numeric) {
-    for (const value of NONSENSE) yield [`${key} = ${value}`, gguf({ ...metadata, [key]: { type: "f32", value } }, tensors)];
+    for (const value of NONSENSE) {
+      yield [`${key} = ${value}`, gguf({ ...metadata, [key]: { type: "f32", value } }, tensors)];
+    }
     yield [`${key} as text`, gguf({ ...metadata, [key]: { type: "string", value: "many" } }, tensors)];
     const { [key]: _, ...rest } = metadata;
     if (key !== "llama.attention.head_count_kv") yield [`no ${key}`, gguf(rest, tensors)];
@@ -107,7 +103,7 @@ function* damagedGguf(): Generator<[string, Uint8Array]> {
       ["tokenizer.ggml.model", "bert"],
       ["tokenizer.ggml.pre", "unheard-of"],
     ] as const
-  ) yield [`${key} ${value}`, gguf({ ...metadata, [key]: { type: "string", value } }, tensors)]; // deno-fmt-ignore-line
+  ) yield [`${key} ${value}`, gguf({ ...metadata, [key]: { type: "string", value } }, tensors)];
   for (const key of ["general.architecture", "tokenizer.ggml.model", "tokenizer.ggml.tokens", "tokenizer.ggml.pre"]) {
     const { [key]: _, ...rest } = metadata;
     yield [`no ${key}`, gguf(rest, tensors)];
@@ -127,11 +123,25 @@ function* damagedGguf(): Generator<[string, Uint8Array]> {
     yield [`${entry.name} twice`, gguf(metadata, [...tensors, entry])];
     yield [`${entry.name} of no dimension`, replaced({ dims: [] })];
   }
+  for (const [key, type] of [["llama.vocab_size", "u32"], ["tokenizer.ggml.bos_token_id", "i32"]] as const) {
+    for (const value of [-1, 301, 2 ** 30]) {
+      yield [`${key} = ${value}`, gguf({ ...metadata, [key]: { type, value } }, tensors)];
+    }
+  }
+  const scaling = "llama.rope.scaling.factor";
+  for (const value of [-1, NaN, Infinity]) {
+    yield [`${scaling} = ${value}`, gguf({ ...metadata, [scaling]: { type: "f32", value } }, tensors)];
+  }
+  yield ["a key twice", gguf([...Object.entries(metadata), ["llama.block_count", { type: "u32", value: 1 }]], tensors)];
+  yield ["a layer too many", gguf({ ...metadata, "llama.block_count": { type: "u32", value: 2 } }, tensors)];
+  yield ["rotary factors of zero", gguf(metadata, [...tensors, { name: "rope_freqs.weight", dims: [16], type: 0 }])];
+  yield ["rotary factors too few", gguf(metadata, [...tensors, { name: "rope_freqs.weight", dims: [8], type: 0 }])];
+  yield ["a name too long", gguf(metadata, [...tensors, { name: "x".repeat(65), dims: [8], type: 0 }])];
   yield ["a bias", gguf(metadata, [...tensors, { name: "blk.0.attn_q.bias", dims: [64], type: 0 }])];
 }
 
 Deno.test("a sound small GGUF opens, and so does the same model from a folder", () =>
-  withFolder(async (folder) => {
+  inFolder(async (folder) => {
     await Deno.writeFile(join(folder, "m.gguf"), gguf(ggufMetadata(), ggufTensors()));
     await open(join(folder, "m.gguf"));
     await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(hfConfig()));
@@ -141,7 +151,7 @@ Deno.test("a sound small GGUF opens, and so does the same model from a folder", 
   }));
 
 Deno.test("damaged GGUF files end in a typed sentence", () =>
-  withFolder(async (folder) => {
+  inFolder(async (folder) => {
     const path = join(folder, "damaged.gguf");
     async function* cases(): AsyncGenerator<[string, string]> {
       for (const [what, bytes] of damagedGguf()) {
@@ -153,7 +163,9 @@ Deno.test("damaged GGUF files end in a typed sentence", () =>
     assert(count >= 200, `only ${count} corruptions`);
   }));
 
-function* damagedFolder(weights: Uint8Array): Generator<[string, Record<string, Uint8Array | string | undefined>]> {
+function* damagedFolder(
+  weights: Uint8Array<ArrayBuffer>,
+): Generator<[string, Record<string, Uint8Array | string | undefined>]> {
   const config = hfConfig();
   const length = Number(new DataView(weights.buffer).getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(weights.subarray(8, 8 + length)));
@@ -196,9 +208,13 @@ function* damagedFolder(weights: Uint8Array): Generator<[string, Record<string, 
       ["over another", { data_offsets: [begin - 4, end - 4] }],
       ["of text", { data_offsets: ["a", "b"] }],
     ] as [string, Record<string, unknown>][]
-  ) yield [`a tensor ${what}`, { "model.safetensors": withHeader({ ...header, [name]: { ...entry, ...change } }) }]; // deno-fmt-ignore-line
+  ) yield [`a tensor ${what}`, { "model.safetensors": withHeader({ ...header, [name]: { ...entry, ...change } }) }];
   for (const missing of Object.keys(header).filter((key) => key !== "__metadata__")) {
-    yield [`${missing} renamed`, { "model.safetensors": withHeader(Object.fromEntries(Object.entries(header).map(([k, v]) => [k === missing ? "other" : k, v]))) }];
+    yield [`${missing} renamed`, {
+      "model.safetensors": withHeader(
+        Object.fromEntries(Object.entries(header).map(([k, v]) => [k === missing ? "other" : k, v])),
+      ),
+    }];
   }
   for (const text of ["", "{", "[]", "null", "3", '"llama"', "{}"]) {
     yield [`config.json of ${text || "nothing"}`, { "config.json": text }];
@@ -251,7 +267,7 @@ function* damagedFolder(weights: Uint8Array): Generator<[string, Record<string, 
       ["eos_token_id", [1, "x"]],
       ["bos_token_id", -1],
     ] as const
-  ) yield [`${key} = ${JSON.stringify(value)}`, { "config.json": JSON.stringify({ ...config, [key]: value }) }]; // deno-fmt-ignore-line
+  ) yield [`${key} = ${JSON.stringify(value)}`, { "config.json": JSON.stringify({ ...config, [key]: value }) }];
   for (const text of ["", "{", "[]", "null", "{}", '{"model":3}', '{"model":{"type":"WordPiece","vocab":{}}}']) {
     yield [`tokenizer.json of ${text || "nothing"}`, { "tokenizer.json": text }];
   }
@@ -263,7 +279,7 @@ function* damagedFolder(weights: Uint8Array): Generator<[string, Record<string, 
 }
 
 Deno.test("damaged folders end in a typed sentence", () =>
-  withFolder(async (folder) => {
+  inFolder(async (folder) => {
     const weights = await hfWeights();
     const sound: Record<string, Uint8Array | string> = {
       "config.json": JSON.stringify(hfConfig()),
@@ -289,31 +305,39 @@ Deno.test("damaged folders end in a typed sentence", () =>
     assert(count >= 150, `only ${count} corruptions`);
   }));
 
-Deno.test("metadata of every GGUF type reads back", async () => {
-  const { readGguf } = await import("../../src/files/gguf.ts"),
-    { openSource } = await import("../../src/files/source.ts");
-  await withFolder(async (folder) => {
-    const metadata: Record<string, Typed> = {
-      a: { type: "u32", value: 7 },
-      b: { type: "i32", value: -7 },
-      c: { type: "f32", value: 0.5 },
-      d: { type: "u64", value: 2 ** 40 },
-      e: { type: "bool", value: 1 },
-      f: { type: "string", value: "naïve 漢字" },
-      g: { type: "strings", value: ["x", ""] },
-      h: { type: "i32s", value: [1, -2] },
-    }; // deno-fmt-ignore-line
-    await Deno.writeFile(join(folder, "x.gguf"), gguf(metadata, []));
-    using source = await openSource(join(folder, "x.gguf"));
-    assertEquals(Object.fromEntries((await readGguf(source)).metadata), {
-      a: 7,
-      b: -7,
-      c: 0.5,
-      d: 2 ** 40,
-      e: true,
-      f: "naïve 漢字",
-      g: ["x", ""],
-      h: [1, -2],
-    }); // deno-fmt-ignore-line
-  });
-});
+/** Files that would take gigabytes if they were believed, or parsed without a look. */
+function* greedyFiles(): Generator<[string, string, Uint8Array]> {
+  const size = 40 * 2 ** 20;
+  for (const part of ["[", "{},"]) {
+    const bytes = new TextEncoder().encode(`{"a":[${part.repeat(size / part.length)}`);
+    yield [`config.json of ${part}`, "config.json", bytes];
+    yield [`tokenizer.json of ${part}`, "tokenizer.json", bytes];
+    const weights = new Uint8Array(8 + bytes.length);
+    new DataView(weights.buffer).setBigUint64(0, BigInt(bytes.length), true);
+    weights.set(bytes, 8);
+    yield [`a header of ${part}`, "model.safetensors", weights];
+  }
+  yield ["spaces", "config.json", new Uint8Array(49 * 2 ** 20).fill(32)];
+  const count = gguf({ a: { type: "u8s", value: [] } }, []), claims = new Uint8Array(size);
+  for (const claim of [2n ** 22n + 1n, 2n ** 40n, 2n ** 64n - 1n]) {
+    claims.set(count);
+    new DataView(claims.buffer).setBigUint64(24 + 8 + 1 + 4 + 4, claim, true);
+    yield [`an array of ${claim}`, "x.gguf", claims];
+  }
+  const nested = { type: "arrays", value: [{ type: "arrays", value: [{ type: "arrays", value: [] }] }] } as const;
+  yield ["arrays of arrays of arrays", "x.gguf", gguf({ nested }, [])];
+}
+
+Deno.test("files made to take memory are refused before they do", () =>
+  inFolder(async (folder) => {
+    async function* cases(): AsyncGenerator<[string, string]> {
+      for (const [what, name, bytes] of greedyFiles()) {
+        await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(hfConfig()));
+        await Deno.writeTextFile(join(folder, "tokenizer.json"), JSON.stringify(bundledTokenizer()));
+        await Deno.writeFile(join(folder, name), bytes);
+        yield [what, name === "x.gguf" ? join(folder, name) : folder];
+        await Deno.remove(join(folder, name));
+      }
+    }
+    assert(await refuses(cases()) === 11);
+  }));

@@ -103,6 +103,8 @@ Deno.test("chooseMatvec() has a load for every lane, within the device", () => {
   assertEquals(chosen("Q8_0", 512, 1408), [64, 4]);
   assertEquals(chosen("Q4_0", 4096, 4096), [128, 4]);
   assertEquals(chosen("Q4_0", 2816, 4096, { gated: true }), [128, 8]);
+  assertEquals(chosen("Q8_0", 6144, 4096, { norm: true }), [128, 8]);
   assertEquals(chosen("F16", 28672, 4096), [32, 8]);
+  assertEquals(chosen("Q6_K", 128256, 4096, { norm: true }), [64, 4]);
   assertEquals(chosen("F16", 4096, 14336, {}, 64), [64, 4]);
 });

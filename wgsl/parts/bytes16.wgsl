@@ -1,5 +1,5 @@
-// Sixteen unsigned bytes as numbers, less `zero`. A byte in the low bits of the half-precision 1024 is that plus the byte,
-// exactly: unpacking two such halves is several times cheaper on NVIDIA than turning integers into floats.
+// Sixteen unsigned bytes as numbers, less `zero`. A byte in the low bits of a half-precision 1024 makes it 1024 plus the
+// byte, exactly; an H200 unpacks 11e12 halves a second and turns 4e12 integers into floats.
 
 fn bytes4(word: u32, zero: f32) -> vec4f {
     let even = unpack2x16float((word & 0x00ff00ffu) | 0x64006400u);

@@ -2,7 +2,6 @@
 // nine words of 16 bytes: d, e and the packed s and m; then low nibbles for 32 weights and high ones for the next 32,
 // four times. See weight_q8_0.wgsl for what these functions are.
 #import dot16
-#import bytes16
 
 @group(0) @binding(1) var<storage, read> weights: array<vec4u>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
@@ -15,7 +14,8 @@ fn weight_unit(i: u32) -> u32 {
 
 fn nibbles_of(unit: u32) -> mat4x4f {
     let word = weights[(unit >> 4u) * 9u + 1u + ((unit >> 1u) & 6u) + (unit & 1u)];
-    return bytes16((word >> vec4u((unit & 2u) << 1u)) & vec4u(0x0f0f0f0fu), 0.0);
+    let q = (word >> vec4u((unit & 2u) << 1u)) & vec4u(0x0f0f0f0fu);
+    return mat4x4f(vec4f(unpack4xU8(q.x)), vec4f(unpack4xU8(q.y)), vec4f(unpack4xU8(q.z)), vec4f(unpack4xU8(q.w)));
 }
 
 /// d s and e m.

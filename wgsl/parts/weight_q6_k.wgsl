@@ -8,7 +8,7 @@
 @group(0) @binding(1) var<storage, read> weights: array<vec4u>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 
-const WEIGHT_UNITS: u32 = 4u;
+const WEIGHT_UNITS: u32 = 2u; // four share a load, but four at once take too many registers
 
 fn weight_unit(i: u32) -> u32 {
     return (i & ~7u) | ((i & 3u) << 1u) | ((i >> 2u) & 1u);

@@ -7,7 +7,7 @@
 @group(0) @binding(1) var<storage, read> weights: array<vec4u>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 
-/// Units that one load brings. A lane takes them together: they are weight_unit(i) for that many consecutive i.
+/// Units that a lane takes together, since one load brings them: weight_unit(i) for that many consecutive i.
 const WEIGHT_UNITS: u32 = 1u;
 
 /// The i-th unit in the order of loads.

@@ -1,0 +1,80 @@
+/** Attention of one token to packed codes, whole, beside the exact kernel over an f16 cache. */
+import { attnDecodeShapes } from "../src/core/shapes.ts";
+import { AttnCodes, chooseAttnCodes } from "../src/kernels/attn_codes.ts";
+import { AttnDecode } from "../src/kernels/attn_decode.ts";
+import { AttnMerge } from "../src/kernels/attn_merge.ts";
+import type { Tensor } from "../src/gpu/tensor.ts";
+import { random } from "./_attn.ts";
+import { CODECS, CONTEXTS, gpu, HEADS, perToken, queries, repetitions, rope, software, stream } from "./_codes.ts";
+import { ROTATE_BYTES, time } from "./_harness.ts";
+
+const views = new Map<number, Tensor>();
+const { qHeads, kvHeads, headDim } = HEADS, rows = qHeads, merge = await AttnMerge.create(gpu, headDim);
+using ropeTable = rope(gpu);
+using q = queries(gpu);
+using out = gpu.alloc("out", "f32", [qHeads, headDim]);
+for (const tokens of CONTEXTS) {
+  {
+    const op = await AttnDecode.create(gpu, HEADS), states = op.variant.states, bytes = 4 * kvHeads * tokens * headDim;
+    const shapes = attnDecodeShapes({ ...HEADS, tokens: 1, capacity: tokens, states });
+    using stack = new DisposableStack();
+    const partialO = stack.use(gpu.alloc("partial_o", "f32", shapes.partialO));
+    const partialMd = stack.use(gpu.alloc("partial_md", "f32", shapes.partialMd));
+    using q3 = gpu.alloc("q", "f32", shapes.q);
+    const caches = Array.from({ length: Math.ceil((software ? 2 ** 20 : ROTATE_BYTES) / bytes) }, () => ({
+      keys: stack.use(random(gpu, "keys", "u32", shapes.keys)),
+      values: stack.use(random(gpu, "values", "u32", shapes.values)),
+    }));
+    let splits = 0;
+    perToken(
+      await time(`attn_decode f16 T=${tokens}`, bytes, (commands, i) => {
+        splits = op.encode(commands, { q: q3, ...caches[i % caches.length]!, partialO, partialMd }, {
+          start: 0,
+          seen: tokens,
+        });
+        merge.encode(commands, { partialO: slice(partialO, splits), partialMd: slice(partialMd, splits), out }, {
+          rows,
+          splits,
+          headDim,
+        });
+      }, { repetitions }),
+      tokens,
+    );
+  }
+  for (const [name, codec] of Object.entries(CODECS)) {
+    const dims = { qHeads, kvHeads, keys: codec, values: codec };
+    using keys = stream(codec, tokens, 0.5), values = stream(codec, tokens, 0.5);
+    const chosen = chooseAttnCodes(dims, gpu);
+    const { values: decode } = chooseAttnCodes({ ...dims, values: CODECS["p+s8+s16+s32"]! }, gpu);
+    const commuted = { ...chosen.keys, words: "words_f32", heads: 1, isCommuted: true, stageSlices: 1 } as const;
+    const variants = {
+      chosen,
+      ...("mass" in chosen.values ? { "values decoded": { ...chosen, values: decode } } : {}),
+      ...("decode" in decode && name === "11 pair"
+        ? { "keys commuted": { keys: commuted, values: { decode: { ...decode.decode, heads: 1 } as const } } }
+        : {}),
+    };
+    for (const [kind, variant] of Object.entries(variants)) {
+      using op = await AttnCodes.create(gpu, dims, tokens, { variant });
+      const states = op.states(tokens);
+      using partialO = gpu.alloc("partial_o", "f32", [states, qHeads, headDim]);
+      using partialMd = gpu.alloc("partial_md", "f32", [states, qHeads, 2]);
+      const timing = await time(`attn_codes ${name} T=${tokens}, ${kind}`, keys.bytes + values.bytes, (commands, i) => {
+        const io = {
+          ...{ q, ropeTable, partialO, partialMd },
+          keys: { table: keys.table, ...keys.copies[i % keys.copies.length]! },
+          values: { table: values.table, ...values.copies[i % values.copies.length]! },
+        };
+        const splits = op.encode(commands, io, { tokens });
+        merge.encode(commands, { partialO, partialMd, out }, { rows, splits, headDim });
+      }, { repetitions });
+      perToken(timing, tokens);
+    }
+  }
+}
+
+function slice(tensor: Tensor, states: number): Tensor {
+  const [, rows = 0, width = 0] = tensor.shape, known = views.get(tensor.id) ?? tensor.view(0, [states, rows, width]);
+  views.set(tensor.id, known);
+  return known;
+}

@@ -1,0 +1,27 @@
+/** Packed codes decoded to half precision, as prefill over a compressed past needs them. */
+import { codeDecodeShapes } from "../src/core/shapes.ts";
+import { CodeDecode } from "../src/kernels/code_decode.ts";
+import { CODECS, gpu, HEADS, LONGEST, repetitions, rope, software, stream } from "./_codes.ts";
+import { time } from "./_harness.ts";
+
+using ropeTable = rope(gpu);
+const { kvHeads } = HEADS, tokens = Math.min(LONGEST, 8192), tableRows = ropeTable.shape[0]!;
+for (const [name, codec] of Object.entries(CODECS)) {
+  using packed = stream(codec, LONGEST);
+  const shapes = codeDecodeShapes({ codec, kvHeads, codeBlocks: 0, capacity: tokens, tableRows });
+  using out = gpu.alloc("out", "u32", shapes.out);
+  for (const rotate of [false, true]) {
+    for (const words of software ? ["words_half"] as const : ["words_half", "words_f16"] as const) {
+      const op = await CodeDecode.create(gpu, codec, kvHeads, { rotate, words }), { table, quads } = packed;
+      await time(
+        `code_decode ${name} T=${tokens} ${words}${rotate ? " rotated" : ""}`,
+        out.byteLength + packed.bytes * tokens / LONGEST,
+        (commands, i) => {
+          const copy = packed.copies[i % packed.copies.length]!, first = i * 1024 % (LONGEST - tokens + 1);
+          op.encode(commands, { table, quads, ropeTable, out, ...copy }, { first, tokens });
+        },
+        { repetitions },
+      );
+    }
+  }
+}

@@ -1,0 +1,414 @@
+/**
+ * The compressed cache: packed codes of all tokens but the first few and the newest, which stay exact.
+ *
+ * @module
+ */
+import { BLOCK, blocks } from "../core/pack.ts";
+import { codeBits, type CodecShape } from "../core/codec.ts";
+import type { Commands } from "../gpu/commands.ts";
+import type { Gpu } from "../gpu/gpu.ts";
+import { elements, type Tensor } from "../gpu/tensor.ts";
+import { AttnCodes } from "../kernels/attn_codes.ts";
+import { CodeDecode } from "../kernels/code_decode.ts";
+import { codeQuads } from "../kernels/packed_codes.ts";
+import type { ExactAttention } from "./exact_cache.ts";
+import { type CacheState, expectRoom, type KvCache, type Span } from "./kv_cache.ts";
+
+/** Blocks that rewinds into codes may leave unfinished, and their number. */
+const MAX_RUNS = 9;
+
+/** A layer's words, as an encoder puts them on the GPU. */
+export interface Words {
+  readonly table: Tensor;
+  readonly gram: Tensor;
+}
+
+/** What turns exact tokens into codes, by whole blocks: an `Encoder` of the codebook floor. */
+export interface BlockEncoder {
+  readonly codec: CodecShape;
+  encode(
+    commands: Commands,
+    words: Words,
+    io: { source: Tensor; ropeTable?: Tensor; codes: Tensor; scales: Tensor },
+    span: { tokens: number; first: number; position: number; block: number },
+  ): void;
+}
+
+/** One side of every layer: its encoder and words. */
+export interface Side {
+  readonly encoder: BlockEncoder;
+  readonly layers: readonly Words[];
+}
+
+/** Tokens kept exact. */
+export interface ExactTokens {
+  /** Newest tokens, at least; up to a block more while that fills. */
+  readonly window: number;
+  /** First tokens. */
+  readonly sinks: number;
+}
+
+/** Kernels, words and scratch of compressed attention, shared by all caches of a model. */
+export class CodeAttention implements Disposable {
+  readonly #owned = new DisposableStack();
+  readonly partialO: Tensor;
+  readonly partialMd: Tensor;
+  /** Slots of the exact tokens beside the sinks: the window, and a block that fills. */
+  readonly ring: number;
+  readonly #quads: { keys: Tensor; values: Tensor };
+  #staging: { keys: Tensor; values: Tensor } | undefined;
+
+  private constructor(
+    readonly exact: ExactAttention,
+    readonly keys: Side,
+    readonly values: Side,
+    readonly context: number,
+    readonly kept: ExactTokens,
+    readonly codes: AttnCodes,
+    readonly decode: { keys: CodeDecode; values: CodeDecode },
+  ) {
+    const { gpu, dims: { qHeads, headDim } } = exact;
+    this.#owned.use(codes);
+    this.ring = blocks(kept.window) * BLOCK + BLOCK;
+    const states = 3 * exact.decode.variant.states + MAX_RUNS * codes.states(BLOCK) + 2 * codes.states(codes.capacity);
+    this.partialO = this.#owned.use(gpu.alloc("partial outputs of codes", "f32", [states, qHeads, headDim]));
+    this.partialMd = this.#owned.use(gpu.alloc("partial sums of codes", "f32", [states, qHeads, 2]));
+    const quads = (codec: CodecShape): Tensor =>
+      this.#owned.use(gpu.upload("quads", "u32", [codec.stages.length, codec.headDim / 8, 2], codeQuads(codec)));
+    this.#quads = { keys: quads(keys.encoder.codec), values: quads(values.encoder.codec) };
+  }
+
+  /** @param context most tokens of a sequence */
+  static async create(
+    exact: ExactAttention,
+    keys: Side,
+    values: Side,
+    context: number,
+    kept: ExactTokens,
+  ): Promise<CodeAttention> {
+    const { gpu, dims } = exact, k = keys.encoder.codec, v = values.encoder.codec;
+    const capacity = (blocks(context) + MAX_RUNS) * BLOCK;
+    const codes = await AttnCodes.create(gpu, { ...dims, keys: k, values: v }, capacity);
+    return new CodeAttention(exact, keys, values, context, kept, codes, {
+      keys: await CodeDecode.create(gpu, k, dims.kvHeads, { rotate: true }),
+      values: await CodeDecode.create(gpu, v, dims.kvHeads),
+    });
+  }
+
+  get gpu(): Gpu {
+    return this.exact.gpu;
+  }
+
+  /** Exact keys and values of one layer while a prompt goes through it, `u32 [K][T][D/2]`. */
+  staging(): { keys: Tensor; values: Tensor } {
+    return this.#staging!;
+  }
+
+  /** Makes the staging large enough for `tokens`. */
+  async stage(tokens: number): Promise<void> {
+    const { kvHeads, headDim } = this.exact.dims;
+    if (this.#staging && this.#staging.keys.shape[1]! >= tokens) return;
+    this.unstage();
+    const alloc = (label: string): Tensor => this.gpu.alloc(label, "u32", [kvHeads, tokens, headDim / 2]);
+    this.#staging = { keys: alloc("prompt keys of a layer"), values: alloc("prompt values of a layer") };
+    await this.gpu.settle();
+  }
+
+  /** Frees the staging. */
+  unstage(): void {
+    this.#staging?.keys[Symbol.dispose]();
+    this.#staging?.values[Symbol.dispose]();
+    this.#staging = undefined;
+  }
+
+  /** What is to be known of a codec to decode it. */
+  quads(side: "keys" | "values"): Tensor {
+    return this.#quads[side];
+  }
+
+  [Symbol.dispose](): void {
+    this.unstage();
+    this.#owned.dispose();
+  }
+}
+
+/** Encoded tokens that follow each other, in whole blocks but for the last. */
+interface Run {
+  readonly block: number;
+  readonly tokens: number;
+  /** Of the first token. */
+  readonly position: number;
+}
+
+interface State extends CacheState {
+  readonly runs: readonly Run[];
+  /** The token (counted from the sinks on) that is first in the ring. */
+  readonly origin: number;
+}
+
+type Layer = Record<"keys" | "values", { exact: Tensor; codes: Tensor; scales: Tensor }>;
+
+/**
+ * Codes `u32 [blocks][K][bits]` and scales `f16 [T]` of keys and values, and a ring of exact tokens
+ * `u32 [K][sinks + ring][D/2]`, of every layer. Tokens are encoded in blocks of 32 as the ring fills.
+ */
+export class CodeCache implements KvCache {
+  readonly #owned = new DisposableStack();
+  readonly #layers: readonly Layer[];
+  #state: State = { length: 0, runs: [], origin: 0 };
+  #next: State = this.#state;
+  /** Blocks that the coming tokens push out of the ring, encoded as they pass each layer. */
+  #flush: Run | undefined;
+  #out: { given: Tensor; rows: Tensor } | undefined;
+  readonly #q: Tensor;
+
+  constructor(readonly attention: CodeAttention, readonly layers: number, readonly capacity: number) {
+    const { gpu, ring, kept, exact: { dims: { kvHeads, headDim, qHeads } } } = attention,
+      count = blocks(capacity) + MAX_RUNS;
+    const alloc = (label: string, dtype: "u32" | "f16", ...shape: number[]): Tensor =>
+      this.#owned.use(gpu.alloc(label, dtype, shape));
+    const side = (name: "keys" | "values") => ({
+      exact: alloc(`exact ${name}`, "u32", kvHeads, kept.sinks + ring, headDim / 2),
+      codes: alloc(`${name}' codes`, "u32", count, kvHeads, codeBits(attention[name].encoder.codec)),
+      scales: alloc(`${name}' scales`, "f16", count * BLOCK),
+    });
+    this.#layers = Array.from({ length: layers }, () => ({ keys: side("keys"), values: side("values") }));
+    this.#q = attention.exact.views(1).q.view(0, [qHeads, headDim]);
+  }
+
+  get length(): number {
+    return this.#state.length;
+  }
+
+  get bytes(): number {
+    return this.#tensors().reduce((sum, tensor) => sum + tensor.byteLength, 0);
+  }
+
+  /** Bytes that a cache allocates, before there is one. */
+  static bytesOf(
+    { keys, values, ring, kept, exact: { dims: { kvHeads, headDim } } }: CodeAttention,
+    layers: number,
+    capacity: number,
+  ): number {
+    const count = blocks(capacity) + MAX_RUNS, exact = 2 * kvHeads * (kept.sinks + ring) * headDim * 2;
+    const bits = codeBits(keys.encoder.codec) + codeBits(values.encoder.codec);
+    return layers * (exact + count * (4 * kvHeads * bits + 2 * 2 * BLOCK));
+  }
+
+  #tensors(): Tensor[] {
+    return this.#layers.flatMap(({ keys, values }) =>
+      [keys, values].flatMap((side) => [side.exact, side.codes, side.scales])
+    );
+  }
+
+  state(): CacheState {
+    return this.#state;
+  }
+
+  restore(state: CacheState): void {
+    this.#state = this.#next = state as State;
+    this.#flush = undefined;
+  }
+
+  async begin(tokens: number): Promise<void> {
+    expectRoom(this, tokens);
+    const { length, runs, origin } = this.#state, { ring, kept: { sinks } } = this.attention;
+    const encoded = encodedOf(runs), coming = Math.max(0, length + tokens - sinks);
+    const out = Math.max(0, Math.ceil((coming - encoded - ring) / BLOCK)) * BLOCK;
+    this.#flush = out > 0 ? { block: blocksOf(runs), tokens: out, position: sinks + encoded } : undefined;
+    this.#next = { length: length + tokens, runs: this.#flush ? extend(runs, this.#flush) : runs, origin };
+    if (tokens > 1) await this.attention.stage(length + tokens);
+  }
+
+  attend(commands: Commands, layer: number, io: { qkv: Tensor; out: Tensor }, span: Span): void {
+    if (this.#next.length - this.#state.length > 1) this.#attendStaged(commands, layer, io, span);
+    else this.#attendOne(commands, layer, io);
+  }
+
+  /** One token: over the codes of the past and the exact tokens, each as partial states. */
+  #attendOne(commands: Commands, layer: number, { qkv, out }: { qkv: Tensor; out: Tensor }): void {
+    const { exact, codes, partialO, partialMd, kept: { sinks } } = this.attention, { ropeTable, dims } = exact;
+    const { keys, values } = this.#layers[layer]!, { length: position } = this.#state, { q } = exact.views(1);
+    if (this.#flush) this.#encode(commands, layer, keys.exact, values.exact, this.#slot(this.#flush.position));
+    const slot = this.#slot(position), tensors = { keys: keys.exact, values: values.exact };
+    exact.store.encode(commands, { qkv, ropeTable, q, ...tensors }, { tokens: 1, position, slot });
+    const { runs } = this.#next, encoded = encodedOf(runs);
+    let state = 0;
+    for (
+      const [start, seen] of this.#segments(encoded, position + 1 - sinks - encoded, Math.min(sinks, position + 1))
+    ) {
+      state += exact.decode.encode(commands, { q, ...tensors, partialO, partialMd }, { start, seen, state });
+    }
+    const packed = (side: "keys" | "values") => {
+      const { codes, scales } = this.#layers[layer]![side];
+      return { table: this.attention[side].layers[layer]!.table, codes, scales };
+    };
+    const streams = { q: this.#q, keys: packed("keys"), values: packed("values"), ropeTable, partialO, partialMd };
+    for (const { block, tokens, position } of runs) {
+      const first = block * BLOCK;
+      state += codes.encode(commands, streams, { first, tokens, base: position - first, state });
+    }
+    const rows = dims.qHeads;
+    if (this.#out?.given !== out) this.#out = { given: out, rows: out.view(0, [rows, dims.headDim]) };
+    exact.merge.encode(commands, { partialO, partialMd, out: this.#out.rows }, {
+      rows,
+      splits: state,
+      headDim: dims.headDim,
+    });
+  }
+
+  /** Several tokens: exactly among themselves and over the decoded past, in the staging of one layer. */
+  #attendStaged(
+    commands: Commands,
+    layer: number,
+    { qkv, out }: { qkv: Tensor; out: Tensor },
+    { offset, tokens }: Span,
+  ): void {
+    const { exact } = this.attention, { keys, values } = this.attention.staging(), { q, md } = exact.views(tokens);
+    if (offset === 0 && this.length > 0) this.#stagePast(commands, layer);
+    const slot = this.length + offset, { ropeTable } = exact;
+    exact.store.encode(commands, { qkv, ropeTable, q, keys, values }, { tokens, position: slot, slot });
+    exact.prefill.encode(commands, { q, keys, values, out, md }, { tokens, start: 0, seen: slot + 1 });
+  }
+
+  /** Puts what a layer holds into the staging, each token at the slot of its position. */
+  #stagePast(commands: Commands, layer: number): void {
+    const { decode, exact: { ropeTable } } = this.attention, staging = this.attention.staging();
+    for (const side of ["keys", "values"] as const) {
+      const { codes, scales } = this.#layers[layer]![side], { table } = this.attention[side].layers[layer]!;
+      const io = { table, codes, scales, quads: this.attention.quads(side), ropeTable, out: staging[side] };
+      for (const { block, tokens, position } of this.#state.runs) {
+        const first = block * BLOCK;
+        decode[side].encode(commands, io, { first, tokens, slot: position, base: position - first });
+      }
+    }
+    this.#copyExact(commands, layer, this.#state, (at, slot) => ({ from: at, to: slot }), false);
+  }
+
+  endLayer(commands: Commands, layer: number): void {
+    if (this.#next.length - this.#state.length <= 1) return;
+    const { keys, values } = this.attention.staging();
+    if (this.#flush) this.#encode(commands, layer, keys, values, this.#flush.position);
+    this.#copyExact(commands, layer, this.#next, (at, slot) => ({ from: slot, to: at }), true);
+  }
+
+  /** Copies exact tokens between the ring, at `at`, and the staging, where a token's slot is its position. */
+  #copyExact(
+    commands: Commands,
+    layer: number,
+    { length, runs }: State,
+    way: (at: number, slot: number) => { from: number; to: number },
+    toRing: boolean,
+  ): void {
+    const { kept: { sinks }, exact: { dims: { kvHeads, headDim } } } = this.attention, row = 2 * headDim;
+    const encoded = encodedOf(runs),
+      held = Math.max(0, length - sinks - encoded),
+      parts: [number, number, number][] = [];
+    if (length > 0) parts.push([0, 0, Math.min(sinks, length)]);
+    let position = sinks + encoded;
+    for (const [start, count] of this.#segments(encoded, held, 0)) {
+      parts.push([start, position, count]);
+      position += count;
+    }
+    for (const side of ["keys", "values"] as const) {
+      const ring = this.#layers[layer]![side].exact, staging = this.attention.staging()[side];
+      const [source, target] = toRing ? [staging, ring] : [ring, staging];
+      for (const [at, slot, count] of parts) {
+        const { from, to } = way(at, slot);
+        for (let k = 0; k < kvHeads && count > 0; k++) {
+          const offset = (tensor: Tensor, first: number): number => (k * tensor.shape[1]! + first) * row;
+          commands.copy(source, target, count * row, offset(source, from), offset(target, to));
+        }
+      }
+    }
+  }
+
+  /** Encodes the blocks that leave the ring, from `first` of an exact source on. */
+  #encode(commands: Commands, layer: number, keys: Tensor, values: Tensor, first: number): void {
+    const { tokens, position, block } = this.#flush!, { ropeTable } = this.attention.exact;
+    for (const [side, source] of [["keys", keys], ["values", values]] as const) {
+      const { codes, scales } = this.#layers[layer]![side], { encoder, layers } = this.attention[side];
+      encoder.encode(commands, layers[layer]!, { source, ropeTable, codes, scales }, {
+        tokens,
+        first,
+        position,
+        block,
+      });
+    }
+  }
+
+  /** Slot of a position among the exact tokens. */
+  #slot(position: number): number {
+    const { kept: { sinks }, ring } = this.attention;
+    return position < sinks ? position : sinks + (position - sinks - this.#state.origin) % ring;
+  }
+
+  /** Slots `[start, count]` of the first `sinks` tokens and of `held` tokens from token `encoded` (after the sinks) on. */
+  #segments(encoded: number, held: number, sinks: number): [number, number][] {
+    const { kept, ring } = this.attention, at = (encoded - this.#state.origin) % ring, out: [number, number][] = [];
+    const add = (start: number, count: number): void => {
+      if (count > 0) out.push([start, count]);
+    };
+    add(0, sinks);
+    add(kept.sinks + at, Math.min(held, ring - at));
+    add(kept.sinks, held - (ring - at));
+    return out;
+  }
+
+  commit(): void {
+    this.#state = this.#next;
+    this.#flush = undefined;
+  }
+
+  rewind(length: number): void {
+    if (length >= this.length) return;
+    const { kept: { sinks } } = this.attention, keep = Math.max(0, length - sinks), { origin } = this.#state;
+    let { runs } = this.#state;
+    if (keep < encodedOf(runs)) { // into the codes: the last block may stay unfinished, and the ring begins anew
+      let left = keep;
+      runs = runs.flatMap((run) => {
+        const tokens = Math.min(run.tokens, left);
+        left -= tokens;
+        return tokens > 0 ? [{ ...run, tokens }] : [];
+      });
+      if (runs.length >= MAX_RUNS) {
+        throw new RangeError(`Cannot rewind into encoded tokens more than ${MAX_RUNS - 1} times: start a new session`);
+      }
+      this.#state = this.#next = { length, runs, origin: keep };
+    } else this.#state = this.#next = { length, runs, origin };
+  }
+
+  fork(): CodeCache {
+    const copy = new CodeCache(this.attention, this.layers, this.capacity),
+      commands = this.attention.gpu.commands("fork");
+    const targets = copy.#tensors();
+    this.#tensors().forEach((tensor, i) =>
+      commands.copy(tensor, targets[i]!, Math.ceil(elements(tensor.shape) * (tensor.dtype === "f16" ? 2 : 4) / 4) * 4)
+    );
+    commands.submit();
+    copy.#state = copy.#next = this.#state;
+    return copy;
+  }
+
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
+  }
+}
+
+/** Tokens of all runs. */
+function encodedOf(runs: readonly Run[]): number {
+  return runs.reduce((sum, { tokens }) => sum + tokens, 0);
+}
+
+/** Blocks up to the end of the last run. */
+function blocksOf(runs: readonly Run[]): number {
+  const last = runs.at(-1);
+  return last ? last.block + blocks(last.tokens) : 0;
+}
+
+/** Runs with more blocks at the end: the last run goes on where it ends with a whole block. */
+function extend(runs: readonly Run[], more: Run): Run[] {
+  const last = runs.at(-1);
+  if (!last || last.tokens % BLOCK !== 0) return [...runs, more];
+  return [...runs.slice(0, -1), { ...last, tokens: last.tokens + more.tokens }];
+}
