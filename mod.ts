@@ -13,7 +13,19 @@
  * @module
  */
 export { distortionChart, distortionTable } from "./src/codebook/report.ts";
-export { type Codebook, readCodebook, truncate, writeCodebook } from "./src/codebook/file.ts";
+export {
+  type Codebook,
+  type LayerBook,
+  type ModelShape,
+  readCodebook,
+  truncate,
+  writeCodebook,
+} from "./src/codebook/file.ts";
+export type { TrainProgress } from "./src/codebook/train.ts";
+export type { NamedArray, ValueArrayName, ValueArrays } from "./src/codebook/value_encoder.ts";
+export type { Precision } from "./src/codebook/words.ts";
+export type { CodecShape, PairStage, Stage, SubStage } from "./src/core/codec.ts";
+export type { ValueDims, VectorDims } from "./src/core/shapes.ts";
 export { type CodebookProgress, type RecordedDistortion, recordedDistortion } from "./src/codebook/train_codebook.ts";
 export {
   DeviceLostError,
@@ -26,6 +38,7 @@ export {
 export type { LlamaConfig, RopeScaling, WeightType } from "./src/core/model.ts";
 export type { GeneratedToken, Generation, GenerationResult, StopReason, Usage } from "./src/llama/generation.ts";
 export { type KvBits, type KvFigures, type KvOptions, Llama, load, type LoadOptions } from "./src/llama/llama.ts";
+export { codebookBeside } from "./src/llama/compressed.ts";
 export { inspectModel, type ModelInspection } from "./src/llama/inspect.ts";
 export { trainCodebooks, type TrainCodebooksOptions } from "./src/llama/train.ts";
 export type { SamplingOptions } from "./src/llama/sampler.ts";

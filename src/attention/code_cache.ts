@@ -162,7 +162,13 @@ export class CodeCache implements KvCache {
   #out: { given: Tensor; rows: Tensor } | undefined;
   readonly #q: Tensor;
 
-  constructor(readonly attention: CodeAttention, readonly layers: number, readonly capacity: number) {
+  /** `decodes` attends to the decoded past instead of the codes: slow, and what the fused path is held to by tests. */
+  constructor(
+    readonly attention: CodeAttention,
+    readonly layers: number,
+    readonly capacity: number,
+    readonly decodes: boolean = false,
+  ) {
     const { gpu, ring, kept, exact: { dims: { kvHeads, headDim, qHeads } } } = attention,
       count = blocks(capacity) + MAX_RUNS;
     const alloc = (label: string, dtype: "u32" | "f16", ...shape: number[]): Tensor =>
@@ -217,7 +223,7 @@ export class CodeCache implements KvCache {
     const out = Math.max(0, Math.ceil((coming - encoded - ring) / BLOCK)) * BLOCK;
     this.#flush = out > 0 ? { block: blocksOf(runs), tokens: out, position: sinks + encoded } : undefined;
     this.#next = { length: length + tokens, runs: this.#flush ? extend(runs, this.#flush) : runs, origin };
-    if (tokens > 1) await this.attention.stage(length + tokens);
+    if (tokens > 1 || this.decodes) await this.attention.stage(length + tokens);
   }
 
   attend(commands: Commands, layer: number, io: { qkv: Tensor; out: Tensor }, span: Span): void {
@@ -231,7 +237,12 @@ export class CodeCache implements KvCache {
     const { keys, values } = this.#layers[layer]!, { length: position } = this.#state, { q } = exact.views(1);
     if (this.#flush) this.#encode(commands, layer, keys.exact, values.exact, this.#slot(this.#flush.position));
     const slot = this.#slot(position), tensors = { keys: keys.exact, values: values.exact };
+    if (this.decodes) {
+      this.#stagePast(commands, layer, { ...this.#next, length: position });
+      this.#attendStaged(commands, layer, { qkv, out }, { offset: 0, tokens: 1 }, false);
+    }
     exact.store.encode(commands, { qkv, ropeTable, q, ...tensors }, { tokens: 1, position, slot });
+    if (this.decodes) return;
     const { runs } = this.#next, encoded = encodedOf(runs);
     let state = 0;
     for (
@@ -263,26 +274,27 @@ export class CodeCache implements KvCache {
     layer: number,
     { qkv, out }: { qkv: Tensor; out: Tensor },
     { offset, tokens }: Span,
+    stagesPast = offset === 0 && this.length > 0,
   ): void {
     const { exact } = this.attention, { keys, values } = this.attention.staging(), { q, md } = exact.views(tokens);
-    if (offset === 0 && this.length > 0) this.#stagePast(commands, layer);
+    if (stagesPast) this.#stagePast(commands, layer, this.#state);
     const slot = this.length + offset, { ropeTable } = exact;
     exact.store.encode(commands, { qkv, ropeTable, q, keys, values }, { tokens, position: slot, slot });
     exact.prefill.encode(commands, { q, keys, values, out, md }, { tokens, start: 0, seen: slot + 1 });
   }
 
   /** Puts what a layer holds into the staging, each token at the slot of its position. */
-  #stagePast(commands: Commands, layer: number): void {
+  #stagePast(commands: Commands, layer: number, state: State): void {
     const { decode, exact: { ropeTable } } = this.attention, staging = this.attention.staging();
     for (const side of ["keys", "values"] as const) {
       const { codes, scales } = this.#layers[layer]![side], { table } = this.attention[side].layers[layer]!;
       const io = { table, codes, scales, quads: this.attention.quads(side), ropeTable, out: staging[side] };
-      for (const { block, tokens, position } of this.#state.runs) {
+      for (const { block, tokens, position } of state.runs) {
         const first = block * BLOCK;
         decode[side].encode(commands, io, { first, tokens, slot: position, base: position - first });
       }
     }
-    this.#copyExact(commands, layer, this.#state, (at, slot) => ({ from: at, to: slot }), false);
+    this.#copyExact(commands, layer, state, (at, slot) => ({ from: at, to: slot }), false);
   }
 
   endLayer(commands: Commands, layer: number): void {

@@ -1,5 +1,5 @@
 import { dirname, fromFileUrl, join } from "@std/path";
-import { type GenerationResult, type KvBits, type Llama, load, type LoadOptions } from "../../mod.ts";
+import { codebookBeside, type GenerationResult, type KvBits, type Llama, load, type LoadOptions } from "../../mod.ts";
 import { Args, UsageError } from "./args.ts";
 import { formatBytes, ProgressBar } from "./progress.ts";
 
@@ -28,15 +28,16 @@ export function bundledModel(): string {
   return fromFileUrl(url);
 }
 
-/** The `load` options of `--kv` and its companions. */
-export function loadOptions(args: Args): LoadOptions {
-  const bits = (args.string("kv") ?? "16").split(",").map((text) => {
+/** The `load` options of `--kv` and its companions: 1 bit where there is a codebook, else an exact cache. */
+export function loadOptions(args: Args, source: string): LoadOptions {
+  const codebook = args.string("codebook"), otherwise = codebook || codebookBeside(source) ? "1" : "16";
+  const bits = (args.string("kv") ?? otherwise).split(",").map((text) => {
     if (!["1", "2", "16"].includes(text)) throw new UsageError(`Cannot use --kv ${text}: it must be 16, 2, 1 or K,V`);
     return Number(text) as KvBits;
   });
   if (bits.length > 2) throw new UsageError("Cannot use more than two numbers with --kv: keys, then values");
-  const [k, v = k] = bits;
-  return { kv: { bits: { k: k!, v: v! } }, maxContext: args.integer("max-context", 1) };
+  const [k, v = k] = bits, window = args.integer("window", 0), sinks = args.integer("sinks", 0);
+  return { kv: { bits: { k: k!, v: v! }, codebook, window, sinks }, maxContext: args.integer("max-context", 1) };
 }
 
 async function readPrompt(args: Args): Promise<string> {
@@ -88,7 +89,9 @@ export async function generate(argv: string[]): Promise<void> {
     stop: args.list("stop"),
     ignoreEos: args.flag("ignore-eos"),
   };
-  const source = args.string("model") ?? bundledModel(), kv = loadOptions(args), prompt = await readPrompt(args);
+  const source = args.string("model") ?? bundledModel(),
+    kv = loadOptions(args, source),
+    prompt = await readPrompt(args);
   const bar = new ProgressBar(), interrupt = new AbortController();
   const onInterrupt = (): void => {
     Deno.removeSignalListener("SIGINT", onInterrupt); // a second one ends the process
@@ -140,7 +143,16 @@ function summary(llama: Llama, { stopReason, usage }: GenerationResult): string 
     rate(usage.decodeTokensPerSecond)
   } tokens/s after a prompt of ` +
     `${usage.promptTokens} at ${rate(usage.prefillTokensPerSecond)} tokens/s, on ${llama.device}\n` +
-    `cache ${formatBytes(usage.kvBytes)} for ${llama.maxContext} tokens`;
+    cacheSummary(llama);
+}
+
+/** What the cache takes, and what it saves. */
+function cacheSummary({ kv, maxContext }: Llama): string {
+  const { bits: { k, v }, bytes, f16Bytes, codebookBytes } = kv,
+    size = `${formatBytes(bytes)} for ${maxContext} tokens`;
+  if (codebookBytes === 0) return `cache: ${size}, exact (f16)`;
+  return `cache: ${size} at ${k} bits a key and ${v} bits a value element, where f16 takes ${formatBytes(f16Bytes)}; ` +
+    `codebooks ${formatBytes(codebookBytes)}, whatever the length`;
 }
 
 function record(llama: Llama, prompt: string, result: GenerationResult, loadSeconds: number): unknown {

@@ -25,6 +25,7 @@ const FORMAT = "commvq-codebook", VERSION = "1";
 
 /** The model that a codebook is for. */
 export interface ModelShape extends VectorDims {
+  /** Layers. */
   readonly layers: number;
   /** Tells models of one shape apart. */
   readonly fingerprint: string;
@@ -32,17 +33,23 @@ export interface ModelShape extends VectorDims {
 
 /** One layer: half-precision bits of each stage, `[K][rows of the stage][P][2]`, or the published value encoder's arrays. */
 export interface LayerBook {
+  /** Words of keys, a stage each. */
   readonly keys: readonly Uint16Array[];
+  /** Words of values, a stage each, or the network's arrays. */
   readonly values: readonly Uint16Array[] | ValueArrays;
 }
 
 /** Codebooks of a model's layers; fewer than its layers while training is under way. */
 export interface Codebook {
+  /** The model that it is for. */
   readonly model: ModelShape;
+  /** Stages of keys. */
   readonly keys: CodecShape;
   /** Additive stages, or the published encoder's bits. */
   readonly values: CodecShape | ValueDims;
+  /** How words are stored. */
   readonly precision: Precision;
+  /** Words, layer by layer. */
   readonly layers: readonly LayerBook[];
   /** How it was trained: text, tokens, seed, iterations, command, distortion, as strings. */
   readonly record: Readonly<Record<string, string>>;

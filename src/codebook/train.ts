@@ -27,8 +27,11 @@ const MEMORY = 1.5 * 2 ** 30;
 
 /** How training goes. */
 export interface TrainProgress {
+  /** Head in training. */
   readonly head: number;
+  /** Stage just trained, from 0. */
   readonly stage: number;
+  /** Stages in all. */
   readonly stages: number;
   /** NMSE of the head after this stage, on the training vectors. */
   readonly distortion: number;

@@ -15,8 +15,11 @@ import { trainValueEncoder } from "./value_encoder_train.ts";
 
 /** How training of a codebook goes. The published value encoder reports one stage, and no distortion before its end. */
 export interface CodebookProgress extends Omit<TrainProgress, "done"> {
+  /** Layer in training. */
   readonly layer: number;
+  /** Layers in all. */
   readonly layers: number;
+  /** What of it is in training. */
   readonly side: "keys" | "values";
   /** An estimate from the work done so far. */
   readonly secondsLeft: number;
@@ -46,7 +49,9 @@ export interface LayerVectors extends Partial<Disposable> {
 
 /** NMSE on the training vectors, `[layers][stages]`, as a codebook's record has it. */
 export interface RecordedDistortion {
+  /** Of keys. */
   readonly keys: readonly (readonly number[])[];
+  /** Of values. */
   readonly values: readonly (readonly number[])[];
 }
 

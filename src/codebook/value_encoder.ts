@@ -17,18 +17,29 @@ import { LayerNorm } from "../kernels/layer_norm.ts";
 import { UnitNorm } from "../kernels/unit_norm.ts";
 
 /** Names of a layer's arrays. */
-export const VALUE_ARRAYS = [
+export type ValueArrayName =
+  | "scale"
+  | "linear1.weight"
+  | "linear1.bias"
+  | "linear2.weight"
+  | "linear2.bias"
+  | "codebook";
+
+/** Every {@linkcode ValueArrayName}, in the order of files. */
+export const VALUE_ARRAYS: readonly ValueArrayName[] = [
   "scale",
   "linear1.weight",
   "linear1.bias",
   "linear2.weight",
   "linear2.bias",
   "codebook",
-] as const;
+];
 
 /** An array of f32, or of f16 as its bits. */
 export interface NamedArray {
+  /** Axes, outermost first. */
   readonly shape: readonly number[];
+  /** The numbers, or their halves' bits. */
   readonly data: Float32Array | Uint16Array;
 }
 
@@ -40,7 +51,7 @@ export interface NamedArray {
  * - `linear2.weight [2C][H]`, `linear2.bias [2C]`: four logits a symbol of two bits;
  * - `codebook [C][F]`.
  */
-export type ValueArrays = Readonly<Record<(typeof VALUE_ARRAYS)[number], NamedArray>>;
+export type ValueArrays = Readonly<Record<ValueArrayName, NamedArray>>;
 
 /** Encoded values: C/32 words of 32 bits a token, first bit lowest, and a scale in half precision. */
 export interface ValueCode {
@@ -51,7 +62,7 @@ export interface ValueCode {
 }
 
 /** The shapes of a layer's arrays. */
-export function valueArrayShapes(dims: ValueDims): Record<(typeof VALUE_ARRAYS)[number], Shape> {
+export function valueArrayShapes(dims: ValueDims): Record<ValueArrayName, Shape> {
   const { features } = dims, { hidden, outputs, codes } = valueWidths(dims);
   return {
     scale: [features],

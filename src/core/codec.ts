@@ -21,6 +21,7 @@ export const SUB_WORDS = 256;
 
 /** Two codes of 6 bits for the whole head, one field of 12 bits: `64·a + b`. */
 export interface PairStage {
+  /** Marks a pair stage. */
   readonly kind: "pair";
   /** Whether `v = i·u`, as published. */
   readonly tied: boolean;
@@ -28,7 +29,9 @@ export interface PairStage {
 
 /** A code of 8 bits for every group of `pairs` complex numbers. */
 export interface SubStage {
+  /** Marks a sub stage. */
   readonly kind: "sub";
+  /** Complex numbers of a group. */
   readonly pairs: number;
 }
 
@@ -37,7 +40,9 @@ export type Stage = PairStage | SubStage;
 
 /** All stages for a head of dimension `headDim`. */
 export interface CodecShape {
+  /** Channels of a head. */
   readonly headDim: number;
+  /** The terms, in order. */
   readonly stages: readonly Stage[];
 }
 

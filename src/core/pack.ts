@@ -3,7 +3,7 @@
  *
  * `codes u32 [blocks][K][bits]`: a block of one head holds its fields in order, and a field of b bits takes b words, in
  * which token t of the block has bits `[b·t, b·t + b)`, least significant first. Blocks come first, so a cache grows
- * and is cut at its end without moving anything. `wgsl/parts/codes.wgsl` reads and writes the same layout.
+ * and is cut at its end without moving anything. `wgsl/code_encode.wgsl` writes this layout and `wgsl/parts/octet.wgsl` reads it.
  *
  * @module
  */

@@ -123,7 +123,9 @@ export function gemmShapes(
 
 /** The published value codec of one layer: `features` numbers a token, all heads' values, at 1 or 2 bits each. */
 export interface ValueDims {
+  /** Numbers of a token. */
   readonly features: number;
+  /** Bits a number. */
   readonly bits: 1 | 2;
 }
 
@@ -424,7 +426,9 @@ export function codeEncodeShapes(
 
 /** Heads whose vectors share a token's scale. */
 export interface VectorDims {
+  /** Heads. */
   readonly kvHeads: number;
+  /** Channels of a head. */
   readonly headDim: number;
 }
 

@@ -5,8 +5,9 @@
  */
 import type { Llama } from "../llama/llama.ts";
 import { inside } from "../llama/llama.ts";
+import { type CodebookMethod, codebookMethod } from "./commvq.ts";
 import { Forward, type LayerError } from "./forward.ts";
-import { ANCHOR, baselineMethods, EXACT, type Method } from "./methods.ts";
+import { ANCHOR, baselineMethods, EXACT, type Method, type Quantizer, quantizerMethod } from "./methods.ts";
 import { Scorer } from "./scorer.ts";
 import { type Difference, type LanguageFigures, pairedBootstrap, summarize, type TokenScores } from "./stats.ts";
 import { type AnswerSpan, answerSpans, cellOf, depthOf, type Task } from "./tasks.ts";
@@ -22,8 +23,10 @@ export type Regime = "deployment" | "chunked";
 export interface EvaluateOptions {
   /** Published methods to compare, by name: `q8_0`, `kivi2`, `turbo1`, `kvquant2` and more (`BASELINE_NAMES`). */
   baselines?: readonly string[];
-  /** More methods; each is given a pass to make its codec for. */
-  methods?: readonly ((forward: Forward) => Promise<Method> | Method)[];
+  /** Codebooks to measure, of this model. */
+  codebooks?: readonly CodebookMethod[];
+  /** Quantizers of your own. */
+  quantizers?: readonly Quantizer[];
   /** Documents for perplexity and divergence. */
   texts?: readonly string[];
   /** Documents with answers in them. Here queries see the compressed cache from the first answer on. */
@@ -160,8 +163,14 @@ export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Pro
   using forward = await Forward.create(engine, longest, { window, sinks });
   using scorer = await Scorer.create(forward);
   using exact = forward.allocRows(), kept = forward.allocRows(), mixed = forward.allocRows();
-  const methods = [EXACT, ...await baselineMethods(forward, baselines, calibrating), ANCHOR];
-  for (const make of options.methods ?? []) methods.splice(-1, 0, await make(forward));
+  using owned = new DisposableStack();
+  const methods = [EXACT, ...await baselineMethods(forward, baselines, calibrating)];
+  for (const book of options.codebooks ?? []) {
+    methods.push(await codebookMethod(forward, llama.fingerprint, book, owned));
+  }
+  for (const quantizer of options.quantizers ?? []) methods.push(quantizerMethod(forward, quantizer));
+  methods.push(ANCHOR);
+  expectDistinct(methods.map(({ name }) => name));
   const tallies = methods.map((method): Tally => ({ method, scores: [], right: [], layers: [] }));
   if (!methods.some(({ name }) => name === base)) {
     throw new RangeError(
@@ -231,6 +240,11 @@ export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Pro
     ),
     cells: cellNotes(prepared, find(EXACT.name), find(ANCHOR.name)),
   };
+}
+
+function expectDistinct(names: readonly string[]): void {
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw new RangeError(`Cannot compare methods of one name: '${twice}' is there twice`);
 }
 
 /** Chunks of texts: the first of each, then the second of each, and so on, up to `count`. */

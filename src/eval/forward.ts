@@ -62,7 +62,8 @@ export class Forward implements Disposable {
   readonly #owned = new DisposableStack();
   readonly #caches: readonly CachePair[];
   readonly #left: CachePair;
-  readonly #ropeTable: Tensor;
+  /** Cosines and sines, as core/rope_table.ts has them. */
+  readonly ropeTable: Tensor;
   readonly #queries: Tensor;
   readonly #ids: Tensor;
   readonly #activations: readonly Tensor[];
@@ -87,8 +88,8 @@ export class Forward implements Disposable {
     const pair = (label: string): CachePair => ({ keys: cache(`${label} keys`), values: cache(`${label} values`) });
     this.#caches = Array.from({ length: config.layers }, (_, i) => pair(`layer ${i}`));
     this.#left = this.#leftPair = pair("quantized");
-    this.#ropeTable = alloc("rope table", ropeTableRows(capacity), headDim / 2, 2);
-    gpu.write(this.#ropeTable, ropeTable(weights.frequencies, capacity));
+    this.ropeTable = alloc("rope table", ropeTableRows(capacity), headDim / 2, 2);
+    gpu.write(this.ropeTable, ropeTable(weights.frequencies, capacity));
     this.#queries = alloc("queries", capacity, qHeads, headDim);
     this.#ids = this.#owned.use(gpu.alloc("ids", "u32", [chunk]));
     const widths = [hidden, (qHeads + 2 * kvHeads) * headDim, qHeads * headDim, 2 * ffn, ffn];
@@ -153,7 +154,7 @@ export class Forward implements Disposable {
       for (const span of spans(tokens, chunk)) {
         const scratch = this.#scratch(span.tokens), at = from + span.offset;
         ops.qkv(commands, i, rows(x, span), scratch);
-        const io = { qkv: scratch.qkv, ropeTable: this.#ropeTable, q: this.#q(span), ...this.#pairs[i]! };
+        const io = { qkv: scratch.qkv, ropeTable: this.ropeTable, q: this.#q(span), ...this.#pairs[i]! };
         this.ops.store.encode(commands, io, { tokens: span.tokens, position: at, slot: at });
       }
       commands.submit();

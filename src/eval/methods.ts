@@ -4,7 +4,7 @@
  * @module
  */
 import { BASELINES } from "./baselines.ts";
-import { noiseOf, roundingCodec } from "./codecs.ts";
+import { beforeRope, functionCodec, noiseOf, type Quantize, roundingCodec } from "./codecs.ts";
 import type { Far, Forward } from "./forward.ts";
 import { calibrateKvQuant, kvQuantCodec } from "./kvquant.ts";
 
@@ -94,4 +94,29 @@ export async function baselineMethods(
   };
   for (const name of new Set(names)) if (name !== EXACT.name && name !== ANCHOR.name) out.push(await make(name));
   return out;
+}
+
+/** A quantizer of one's own, by functions on the CPU. */
+export interface Quantizer {
+  /** As tables call it. */
+  readonly name: string;
+  /** What stands behind the name. */
+  readonly about?: string;
+  /** Codes and scales in bits an element, keys and values together. */
+  readonly bitsCode: number;
+  /** Bytes that all tokens share; 0 by default. */
+  readonly sharedBytes?: number;
+  /** What it does to a layer's keys, and to its values. */
+  readonly keys: Quantize;
+  readonly values: Quantize;
+  /** Whether it takes keys before RoPE; by default it is given them after it. */
+  readonly beforeRope?: boolean;
+}
+
+/** Makes a quantizer a method. */
+export function quantizerMethod(forward: Forward, quantizer: Quantizer): Method {
+  const { name, about = "a quantizer of one's own", bitsCode, sharedBytes = 0, values } = quantizer;
+  const { frequencies } = forward.engine.decoder.weights;
+  const keys = quantizer.beforeRope ? beforeRope(frequencies, quantizer.keys) : quantizer.keys;
+  return { name, about, bitsCode, sharedBytes, far: functionCodec(forward.gpu, { keys, values }) };
 }

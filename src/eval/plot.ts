@@ -51,11 +51,15 @@ interface LabelOptions {
   readonly anchor?: Anchor;
   readonly weight?: number;
   readonly turn?: number;
+  /** A rim in the paper's colour, so that lines do not cross the letters. */
+  readonly rim?: boolean;
 }
 
 function label(x: number, y: number, text: string, options: LabelOptions = {}): string {
-  const { size = 12, fill = INK, anchor = "start", weight, turn } = options, at = `${x.toFixed(1)} ${y.toFixed(1)}`;
+  const { size = 12, fill = INK, anchor = "start", weight, turn, rim } = options,
+    at = `${x.toFixed(1)} ${y.toFixed(1)}`;
   return `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" font-size="${size}" fill="${fill}" text-anchor="${anchor}"` +
+    `${rim ? ` stroke="${PAPER}" stroke-width="4" stroke-linejoin="round" paint-order="stroke"` : ""}` +
     `${weight ? ` font-weight="${weight}"` : ""}${turn ? ` transform="rotate(${turn} ${at})"` : ""}>${
       escapeText(text)
     }</text>`;
@@ -128,7 +132,8 @@ export function plot(points: readonly Point[], text: ChartText, options: PlotOpt
   }
   if (rule) {
     parts.push(line(left, y.at(rule.y), right, y.at(rule.y), INK, 'stroke-dasharray="5 4" stroke-opacity="0.65"'));
-    parts.push(label(right, y.at(rule.y) - 7, rule.label, { fill: INK, anchor: "end" }));
+    const beside = endLabels ? { x: left + 8, anchor: "start" as const } : { x: right, anchor: "end" as const };
+    parts.push(label(beside.x, y.at(rule.y) - 7, rule.label, { anchor: beside.anchor, rim: true }));
   }
   const series = [...new Set(shown.map((p) => p.series))], dots: Dot[] = [];
   series.forEach((name, s) => {
@@ -152,7 +157,7 @@ export function plot(points: readonly Point[], text: ChartText, options: PlotOpt
       dots.push({ x, y, text: endLabels && !last ? "" : name, colour });
     });
   });
-  parts.push(...placeLabels(dots, width - 8, [top, bottom]));
+  parts.push(...(endLabels ? stackLabels(dots, right + 12) : placeLabels(dots, width - 8, [top, bottom])));
   parts.push(label((left + right) / 2, height - 18, text.x, { size: 13, anchor: "middle" }));
   parts.push(label(26, (top + bottom) / 2, text.y, { size: 13, anchor: "middle", turn: -90 }));
   return svg(width, height, text, parts);
@@ -171,14 +176,24 @@ interface Box {
   readonly y: number;
 }
 
+/** Labels in a column at `x`, as near their dots as they can stand apart. */
+function stackLabels(dots: readonly Dot[], x: number): string[] {
+  const named = dots.filter(({ text }) => text !== "").toSorted((a, b) => a.y - b.y), ys: number[] = [];
+  for (const { y } of named) ys.push(Math.max(y, (ys.at(-1) ?? -Infinity) + 15));
+  for (let i = ys.length - 1, floor = Math.max(...named.map(({ y }) => y)) + 4; i >= 0; i--, floor -= 15) {
+    ys[i] = Math.min(ys[i]!, floor);
+  }
+  return named.map(({ text, colour }, i) => label(x, ys[i]! + 4, text, { fill: colour, weight: 550 }));
+}
+
 /** Labels beside their dots, where they cover no dot and no other label. */
 function placeLabels(dots: readonly Dot[], edge: number, [top, bottom]: readonly [number, number]): string[] {
-  const taken: Box[] = dots.map(({ x, y }) => ({ x0: x - 6, x1: x + 6, y }));
+  const taken: Box[] = dots.map(({ x, y }) => ({ x0: x - 8, x1: x + 8, y }));
   return dots.toSorted((a, b) => a.y - b.y).flatMap(({ x, y, text, colour }) => {
     if (text === "") return [];
-    const wide = text.length * 6.7, tries: Box[] = [];
+    const wide = text.length * 8.4, tries: Box[] = [];
     for (const dy of [0, -13, 13, -20, 20, -30, 30, -42, 42]) {
-      tries.push({ x0: x + 10, x1: x + 10 + wide, y: y + dy }, { x0: x - 10 - wide, x1: x - 10, y: y + dy });
+      tries.push({ x0: x + 11, x1: x + 11 + wide, y: y + dy }, { x0: x - 11 - wide, x1: x - 11, y: y + dy });
       if (dy) tries.push({ x0: x - wide / 2, x1: x + wide / 2, y: y + dy });
     }
     const free = (box: Box): boolean =>
@@ -186,7 +201,8 @@ function placeLabels(dots: readonly Dot[], edge: number, [top, bottom]: readonly
       taken.every((t) => t.x1 < box.x0 || t.x0 > box.x1 || Math.abs(t.y - box.y) >= 13);
     const box = tries.find(free) ?? tries[0]!;
     taken.push(box);
-    return label(box.x0, box.y + 4, text, { fill: colour, weight: 550 });
+    const beside = box.x1 < x ? { at: box.x1, anchor: "end" as const } : { at: box.x0, anchor: "start" as const };
+    return label(beside.at, box.y + 4, text, { fill: colour, weight: 550, anchor: beside.anchor, rim: true });
   });
 }
 

@@ -158,7 +158,11 @@ export class AttnCodes implements Disposable {
   }
 
   /** Writes the partial states `state` and on, and returns how many: none for no tokens. */
-  encode(commands: Commands, io: AttnCodesIo, { tokens, first: start = 0, base = 0, state = 0 }: AttnCodesParams): number {
+  encode(
+    commands: Commands,
+    io: AttnCodesIo,
+    { tokens, first: start = 0, base = 0, state = 0 }: AttnCodesParams,
+  ): number {
     if (start % BLOCK !== 0 || start + tokens > this.capacity) {
       throw new RangeError(
         `Cannot attend to ${tokens} tokens from ${start} on as they must begin a block and there is room for ${this.capacity}`,

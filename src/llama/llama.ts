@@ -81,6 +81,8 @@ const DEFAULT_CONTEXT = 8192;
 /** What training and evaluation need of a model beside its public surface. */
 export interface Inside extends Engine {
   readonly attention: ExactAttention;
+  /** What its sessions' caches are made by, where they are compressed. */
+  readonly compressed: Compressed | undefined;
 }
 
 let insideOf: (llama: Llama) => Inside;
@@ -93,7 +95,7 @@ export function inside(llama: Llama): Inside {
 /** A model on the GPU, ready to generate. Dispose it to free its memory. */
 export class Llama implements Disposable {
   static {
-    insideOf = (llama) => ({ ...llama.#engine, attention: llama.#attention });
+    insideOf = (llama) => ({ ...llama.#engine, attention: llama.#attention, compressed: llama.#compressed });
   }
 
   readonly #owned: DisposableStack;

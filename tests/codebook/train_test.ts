@@ -5,6 +5,7 @@ import { headBytes, HeadGroup } from "../../src/codebook/head_group.ts";
 import { RIDGE, solveStage } from "../../src/codebook/solve.ts";
 import { layerNmse, measureStages, trainStages } from "../../src/codebook/train.ts";
 import { roundWords } from "../../src/codebook/words.ts";
+import { Rng } from "../../src/core/rng.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import { codeResidualRef } from "../../src/ref/code_residual.ts";
 import { emTrainRef } from "../../src/ref/em_train.ts";
@@ -94,6 +95,13 @@ Deno.test("training", async (t) => {
         }
       }
     }
+  });
+
+  await t.step("words that would raise the error are not taken", async () => {
+    const rng = new Rng(69), noise = Float32Array.from({ length: 1000 * 128 }, () => rng.normal());
+    const one = { kvHeads: 1, headDim: 128 }, codec = pairStages(128, 1, false);
+    const { nmse } = await trainStages(gpu, one, rows(noise), codec, { iterations: 0 }); // random words alone
+    assertEquals(nmse[0]![0], 1);
   });
 
   await t.step("the same seed gives the same words, however many heads are trained at once", async () => {

@@ -129,3 +129,19 @@ Deno.test("readGguf() bounds the elements of all arrays together", async () => {
     "its arrays have more than 4194304 elements together",
   );
 });
+
+Deno.test("readGguf() says where a tensor may not lie", async () => {
+  const at = (...offsets: number[]) =>
+    read(gguf({}, offsets.map((offset, i) => ({ name: `w${i}`, dims: [16], type: 0, offset })), { data: 128 }));
+  assertEquals((await at(0, 64)).tensors.size, 2);
+  await assertRejects(() => at(4), FileFormatError, "'w0' must lie at a multiple of 32: it is at 4");
+  await assertRejects(() => at(0, 96), FileFormatError, "'w1' points past its end: it needs");
+  await assertRejects(() => at(64, 32), FileFormatError, "'w1' and 'w0' overlap");
+});
+
+Deno.test("readGguf() takes no truth but 0 and 1", async () => {
+  const typed: Typed[] = [{ type: "bool", value: 2 }, { type: "bools", value: [0, 1, 255] }];
+  for (const a of typed) {
+    await assertRejects(() => read(gguf({ a }, [])), FileFormatError, "'a' must be true or false: it is 2");
+  }
+});

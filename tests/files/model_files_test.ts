@@ -97,6 +97,18 @@ Deno.test("openModel() gives the numbers that a folder holds, in one file or sev
     }
   }));
 
+Deno.test("openModel() believes no index that its files belie", () =>
+  inFolder(async (folder) => {
+    await writeFolder(folder, randomLlama(SMALL, 3), { shards: 2 });
+    const path = `${folder}/model.safetensors.index.json`,
+      { weight_map: map } = JSON.parse(await Deno.readTextFile(path));
+    const name = "model.norm.weight",
+      told = map[name],
+      other = `model-${told.startsWith("model-1") ? 2 : 1}-of-2.safetensors`;
+    await Deno.writeTextFile(path, JSON.stringify({ weight_map: { ...map, [name]: other } }));
+    await assertRejects(() => openModel(folder), FileFormatError, `has '${name}' in ${other}, where it is not`);
+  }));
+
 Deno.test("openModel() takes file: and http: URLs", () =>
   inFolder(async (folder) => {
     const llama = randomLlama(SMALL, 4);

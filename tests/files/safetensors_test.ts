@@ -68,3 +68,36 @@ Deno.test("writeSafetensors() leaves the old file where it fails", async () => {
   assertEquals(names, ["x.safetensors"]);
   assert(before.length > 8);
 });
+
+Deno.test("readSafetensors() says what is wrong with a header", async () => {
+  const entry = (begin: number, end: number, more: object = {}) => {
+    return { dtype: "F32", shape: [2], data_offsets: [begin, end], ...more };
+  };
+  const read = async (header: object | string): Promise<number> => {
+    const json = new TextEncoder().encode(typeof header === "string" ? header : JSON.stringify(header));
+    const path = await temporary(), file = new Uint8Array(8 + json.length + 24);
+    new DataView(file.buffer).setBigUint64(0, BigInt(json.length), true);
+    file.set(json, 8);
+    await Deno.writeFile(path, file);
+    using source = await openSource(path);
+    return (await readSafetensors(source)).tensors.size;
+  };
+  assertEquals(await read({ a: entry(8, 16), b: entry(0, 8), c: entry(16, 24), d: entry(24, 24, { shape: [0] }) }), 4);
+  const bad: [object | string, string][] = [
+    [{ a: entry(0, 8), b: entry(16, 24) }, "its header and tensors have"], // a gap
+    [{ a: entry(0, 8), b: entry(8, 16) }, "its header and tensors have"], // something behind
+    [{ a: entry(0, 24), b: entry(8, 16) }, "'a' of F32 [2] needs 8 bytes: its offsets span 24"],
+    [{ a: entry(0, 24, { shape: [6] }), b: entry(8, 16) }, "'a' and 'b' overlap"],
+    [{ a: entry(8, 0) }, "its offsets span -8"],
+    [{ a: entry(-8, 0) }, "'a' has no valid offsets"],
+    [{ a: entry(0, 8, { shape: [-2] }) }, "'a' has no valid shape"],
+    [{ a: entry(24, 32) }, "'a' points past its end"],
+    [{ a: entry(0, 8, { dtype: "toString" }) }, "'a' has an unknown type: \"toString\""],
+    [{ a: 5 }, "the entry of 'a' must be an object"],
+    [{ a: entry(0, 24, { shape: [6] }), __metadata__: { x: 1 } }, "its metadata must be strings"],
+    ['{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":1}', "the entry of 'a' must be an object"],
+    ["[]", "Cannot read the header of x.safetensors as it must hold an object"],
+    ['{"\ud800', "as it is not JSON"],
+  ];
+  for (const [header, message] of bad) await assertRejects(() => read(header), FileFormatError, message);
+});

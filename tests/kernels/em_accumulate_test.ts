@@ -53,7 +53,7 @@ Deno.test("em_accumulate", (t) =>
   onEachText(t, async (gpu, t) => {
     const cases = [
       [8, 1, 1, PAIR],
-      [64, 3, 1025, PAIR],
+      [64, 3, 1026, PAIR],
       [80, 1, 2049, { kind: "sub", pairs: 8 }],
       [128, 2, 100, { kind: "sub", pairs: 64 }],
       [256, 1, 31, { kind: "sub", pairs: 8 }],

@@ -80,17 +80,15 @@ async function assertChoices(gpu: Gpu, logits: Float32Array, cases: readonly Sam
   let close = 0;
   cases.forEach((options, i) => {
     const want = expected(logits, options), hot = 1 + options.temperature;
-    if (want.lead < 1e-4 * hot && options.temperature > 0 || want.slack < 1e-5) {
-      close++;
-      return;
-    }
+    const tells = options.temperature === 0 || want.lead > 1e-4 * hot && want.slack > 1e-5;
+    if (choices[i] !== want.token && !tells) return close++;
     assertEquals(
       choices[i],
       want.token,
       `case ${i}: ${JSON.stringify({ ...options, bias: !!options.bias, seen: [...options.seen ?? []] })}`,
     );
   });
-  assert(close <= 0.05 * cases.length + 2, `${close} of ${cases.length} cases are too close to tell`);
+  assert(close <= 0.02 * cases.length + 1, `${close} of ${cases.length} close cases went the other way`);
 }
 
 /**
@@ -130,7 +128,7 @@ const combinations = new Map([1, 7, 8192, 128256].map((vocab) => {
   const rng = new Rng(13),
     all = [false, true].map((repeats): Cases => ({
       logits: modelLike(vocab, 14, repeats),
-      cases: Array.from({ length: vocab > 10000 ? 8 : 64 }, (_, step) => ({
+      cases: Array.from({ length: vocab > 10000 ? 8 : 40 }, (_, step) => ({
         ...GREEDY,
         temperature: [0.3, 1, 2.5][rng.below(3)]!,
         topK: [0, 1, 3, 40, 1000, vocab, vocab + 5][rng.below(7)]!,
@@ -430,7 +428,7 @@ Deno.test("sampleRef() penalizes, biases and scores as by hand", () => {
 });
 
 Deno.test("gumbelNoise() makes draws that follow softmax, also where tokens are rare, and steps independent", () => {
-  const logits = [0, -1, -2, -4, -6, -8, 0.5, 0.25], draws = 200000, choices: number[] = [];
+  const logits = [0, -1, -2, -4, -6, -8, 0.5, 0.25], draws = 80000, choices: number[] = [];
   for (let step = 0; step < draws; step++) {
     let best = -Infinity, token = 0;
     logits.forEach((y, i) => {
@@ -445,7 +443,7 @@ Deno.test("gumbelNoise() makes draws that follow softmax, also where tokens are 
   for (let i = 0; i + 1 < draws; i += 2) pairs[8 * choices[i]! + choices[i + 1]!]!++;
   assertDistribution(pairs, p.flatMap((a) => p.map((b) => a * b)));
   // Seeds that follow each other are as good as any.
-  const bySeed = Array.from({ length: 50000 }, (_, seed) => {
+  const bySeed = Array.from({ length: 30000 }, (_, seed) => {
     const noise = logits.map((y, i) => y + gumbelNoise(i, seed, 0));
     return noise.indexOf(Math.max(...noise));
   });

@@ -1,0 +1,148 @@
+/**
+ * Codebooks as evaluation applies them: encoded and decoded again by the kernels that a compressed cache uses.
+ *
+ * @module
+ */
+import { Encoder } from "../codebook/encode.ts";
+import { type Codebook, expectFits, isAdditive, truncate } from "../codebook/file.ts";
+import { type ValueArrays, ValueEncoder } from "../codebook/value_encoder.ts";
+import { codeBits, type CodecShape, publishedStages } from "../core/codec.ts";
+import type { ValueDims } from "../core/shapes.ts";
+import { elements, type Tensor } from "../gpu/tensor.ts";
+import { CodeDecode } from "../kernels/code_decode.ts";
+import { codeQuads } from "../kernels/packed_codes.ts";
+import type { Forward } from "./forward.ts";
+import type { Method } from "./methods.ts";
+import { readNumbers, writeNumbers } from "./numbers.ts";
+
+/** A codebook to measure. */
+export interface CodebookMethod {
+  /** As tables call it. */
+  readonly name: string;
+  readonly codebook: Codebook;
+  /** Bits an element to cut the codebook to; all its stages without. */
+  readonly bits?: { readonly k: 1 | 2; readonly v: 1 | 2 };
+}
+
+/** One side of a cache through a codec and back. */
+interface Side {
+  readonly bits: number;
+  readonly bytes: number;
+  readonly about: string;
+  quantize(layer: number, exact: Tensor, left: Tensor): Promise<void>;
+}
+
+/** Makes a codebook a method. What it holds on the GPU goes to `owned`. Throws `FileFormatError` for another model's. */
+export async function codebookMethod(
+  forward: Forward,
+  fingerprint: string,
+  { name, codebook, bits }: CodebookMethod,
+  owned: DisposableStack,
+): Promise<Method> {
+  const { layers, kvHeads, headDim } = forward.config;
+  expectFits(name, codebook, { layers, kvHeads, headDim, fingerprint });
+  const book = bits ? truncate(codebook, stagesOf(codebook, bits, name)) : codebook;
+  const keys = await additiveSide(forward, "keys", book.keys, book, owned);
+  const values = isAdditive(book.values)
+    ? await additiveSide(forward, "values", book.values, book, owned)
+    : await encoderSide(forward, book, owned);
+  const { text = "unknown text", tokens = "?" } = book.record;
+  return {
+    name,
+    about: `CommVQ, keys ${keys.about}, values ${values.about}; trained on ${tokens} tokens of ${text}`,
+    bitsCode: (keys.bits + values.bits) / 2,
+    sharedBytes: keys.bytes + values.bytes,
+    far: {
+      async quantize(layer, exact, left) {
+        await keys.quantize(layer, exact.keys, left.keys);
+        await values.quantize(layer, exact.values, left.values);
+      },
+    },
+  };
+}
+
+/** Stages of both sides at the bits asked for, as published. */
+function stagesOf(
+  { keys, values }: Codebook,
+  bits: { k: 1 | 2; v: 1 | 2 },
+  name: string,
+): { keys: number; values?: number } {
+  const count = (codec: CodecShape, bits: 1 | 2): number => {
+    const wanted = publishedStages(codec.headDim, bits);
+    if (wanted <= codec.stages.length) return wanted;
+    throw new RangeError(
+      `Cannot cut ${name} to ${bits} bits as it must have ${wanted} stages: it has ${codec.stages.length}`,
+    );
+  };
+  if (!isAdditive(values) && values.bits !== bits.v) {
+    throw new RangeError(`Cannot cut ${name} to ${bits.v} bits as its value encoder is for ${values.bits}`);
+  }
+  return { keys: count(keys, bits.k), ...isAdditive(values) && { values: count(values, bits.v) } };
+}
+
+/** Bits an element of a token's scale, which its heads share. */
+const scaleBits = ({ config: { kvHeads, headDim } }: Forward): number => 16 / (kvHeads * headDim);
+
+async function additiveSide(
+  forward: Forward,
+  side: "keys" | "values",
+  codec: CodecShape,
+  book: Codebook,
+  owned: DisposableStack,
+): Promise<Side> {
+  const { gpu, config: { kvHeads, headDim }, ropeTable } = forward, isKeys = side === "keys";
+  const form = isKeys ? "rotated cache" : "cache";
+  const encoder = owned.use(await Encoder.create(gpu, { kvHeads, headDim }, codec, { form }));
+  const decode = await CodeDecode.create(gpu, codec, kvHeads, { rotate: isKeys });
+  const tables = book.layers.map((layer) => owned.use(encoder.table(layer[side] as readonly Uint16Array[])));
+  const { codes, scales } = encoder.allocCodes(forward.capacity);
+  owned.use(codes);
+  owned.use(scales);
+  const quads = owned.use(gpu.upload("quads", "u32", [codec.stages.length, headDim / 8, 2], codeQuads(codec)));
+  return {
+    bits: codeBits(codec) / headDim + scaleBits(forward),
+    bytes: tables.reduce((sum, { table, gram }) => sum + table.byteLength + gram.byteLength, 0),
+    about: `in ${codec.stages.length} stages`,
+    quantize(layer, exact, left) {
+      const commands = gpu.commands("code"), { table } = tables[layer]!, tokens = exact.shape[1]!;
+      encoder.encode(commands, tables[layer]!, { source: exact, ropeTable, codes, scales }, { tokens });
+      decode.encode(commands, { table, codes, scales, quads, ropeTable, out: left }, { tokens });
+      commands.submit();
+      return Promise.resolve();
+    },
+  };
+}
+
+/** Values through the published encoder, whose rows are tokens with their heads side by side. */
+async function encoderSide(forward: Forward, { layers, values }: Codebook, owned: DisposableStack): Promise<Side> {
+  const { gpu } = forward, arrays = layers.map((layer) => layer.values as ValueArrays);
+  const encoder = owned.use(await ValueEncoder.fromArrays(gpu, arrays));
+  const sizes = arrays.flatMap((ofLayer) => Object.values(ofLayer).map(({ shape }) => 4 * elements(shape)));
+  return {
+    bits: (values as ValueDims).bits + scaleBits(forward),
+    bytes: sizes.reduce((a, b) => a + b, 0),
+    about: "by the published encoder",
+    async quantize(layer, exact, left) {
+      const [kvHeads, tokens, words] = exact.shape as readonly [number, number, number], headDim = 2 * words;
+      const numbers = await readNumbers(gpu, exact), features = kvHeads * headDim, rows = numbers.slice();
+      const each = (visit: (at: number, row: number) => void): void => {
+        for (let k = 0; k < kvHeads; k++) {
+          for (let t = 0; t < tokens; t++) visit((k * tokens + t) * headDim, t * features + k * headDim);
+        }
+      };
+      each((at, row) => rows.set(numbers.subarray(at, at + headDim), row));
+      using values = gpu.upload("values", "f32", [tokens, features], rows);
+      using stack = new DisposableStack();
+      const code = encoder.allocCode(tokens);
+      stack.use(code.words);
+      stack.use(code.scales);
+      const commands = gpu.commands("value code");
+      encoder.encode(commands, layer, values, code);
+      encoder.decode(commands, layer, code, values);
+      commands.submit();
+      const decoded = await gpu.readF32(values);
+      each((at, row) => numbers.set(decoded.subarray(row, row + headDim), at));
+      writeNumbers(gpu, left, numbers);
+    },
+  };
+}

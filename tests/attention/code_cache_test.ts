@@ -1,0 +1,75 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { CodeCache } from "../../src/attention/code_cache.ts";
+import { FileFormatError } from "../../src/core/errors.ts";
+import { readCodebook } from "../../src/codebook/file.ts";
+import { inside, load } from "../../src/llama/llama.ts";
+import { Session } from "../../src/llama/session.ts";
+
+const MODEL = new URL("../../models/fable-28m/fable-28m.Q8_0.gguf", import.meta.url);
+const PROMPT =
+  "The captain looked out over the sea and saw nothing but water. He called to the men below, and one of them came up. " +
+  "There was a light, he said, far away to the north, where no light should be. They all looked, and none of them spoke.";
+
+Deno.test("a compressed cache", async (t) => {
+  using llama = await load(MODEL, { kv: { bits: { k: 2, v: 1 }, window: 32, sinks: 4 }, maxContext: 256 });
+  const { compressed, config, ...engine } = inside(llama), options = { maxTokens: 40, ignoreEos: true };
+  const session = (decodes: boolean) =>
+    new Session({ ...engine, config }, new CodeCache(compressed!.attention, config.layers, 256, decodes));
+
+  await t.step("generates what a cache of the decoded vectors does, across flushes, a fork and rewinds", async () => {
+    using fused = session(false), plain = session(true);
+    const first = await fused.generate(PROMPT, options).done;
+    assertEquals(first.tokens, (await plain.generate(PROMPT, options).done).tokens);
+    assert(first.promptTokens.length + 40 > 4 + 64 + 32, "nothing was flushed: the test tests nothing");
+    using fusedFork = fused.fork(), plainFork = plain.fork();
+    for (const keep of [90, 61]) { // into the window, then into a block of codes
+      for (const s of [fusedFork, plainFork]) s.rewind(keep);
+      const text = llama.tokenizer.decode(fusedFork.tokens.slice(1)) + " Then the";
+      const [a, b] = [await fusedFork.generate(text, options).done, await plainFork.generate(text, options).done];
+      assertEquals(a.tokens, b.tokens, `after a rewind to ${keep}`);
+      assert(a.usage.reusedTokens >= keep - 1, `only ${a.usage.reusedTokens} of ${keep} tokens were reused`);
+    }
+    const text = llama.tokenizer.decode(fused.tokens.slice(1)); // the forks left their origin as it was
+    const [a, b] = [await fused.generate(text, options).done, await plain.generate(text, options).done];
+    assertEquals(a.tokens, b.tokens);
+  });
+
+  await t.step("is as large as it says", () => {
+    using own = llama.session();
+    const { bytes, f16Bytes, bits } = llama.kv;
+    assertEquals(own.bytes, bytes);
+    assertEquals([bits.k, bits.v], [(120 + 4) / 64, (60 + 4) / 64]);
+    assert(bytes < f16Bytes, "256 tokens already save memory");
+  });
+});
+
+Deno.test("a compressed cache keeps to the exact one while all tokens are in its window", async () => {
+  const options = { maxTokens: 20, ignoreEos: true };
+  using exact = await load(MODEL, { maxContext: 256 });
+  using llama = await load(MODEL, { kv: { bits: 1, window: 128 }, maxContext: 256 });
+  assertEquals(
+    (await llama.generate(PROMPT, options).done).tokens,
+    (await exact.generate(PROMPT, options).done).tokens,
+  );
+});
+
+Deno.test("load() refuses bits and codebooks that it cannot use", async () => {
+  const bits = (k: number, v: number) => load(MODEL, { kv: { bits: { k, v } as never } });
+  await assertRejects(() => bits(3, 3), RangeError, "must be 1, 2 or 16");
+  await assertRejects(() => bits(16, 1), RangeError, "compress both or none");
+  await assertRejects(() => load(MODEL, { kv: { bits: 1, window: -1 } }), RangeError, "window must be a whole number");
+  const book = await readCodebook(new URL("../../models/fable-28m/codebooks.safetensors", import.meta.url));
+  const other = { ...book, model: { ...book.model, fingerprint: "another" } };
+  await assertRejects(
+    () => load(MODEL, { kv: { bits: 1, codebook: other } }),
+    FileFormatError,
+    "Train a codebook for this model",
+  );
+  const folder = await Deno.makeTempDir();
+  try {
+    await Deno.copyFile(MODEL, `${folder}/alone.gguf`);
+    await assertRejects(() => load(`${folder}/alone.gguf`, { kv: { bits: 1 } }), Error, "no codebook was given");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
