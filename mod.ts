@@ -35,6 +35,21 @@ export {
   ShaderError,
   UnsupportedModelError,
 } from "./src/core/errors.ts";
+export type { CacheDims, Quantize } from "./src/eval/codecs.ts";
+export type { CodebookMethod } from "./src/eval/commvq.ts";
+export {
+  type CellFigures,
+  type CellNote,
+  evaluate,
+  type EvaluateOptions,
+  type Evaluation,
+  type MethodFigures,
+  type Regime,
+} from "./src/eval/evaluate.ts";
+export { BASELINE_NAMES, type Quantizer } from "./src/eval/methods.ts";
+export { reportFiles, reportMarkdown } from "./src/eval/report.ts";
+export type { Difference, LanguageFigures } from "./src/eval/stats.ts";
+export { FAMILIES, type Family, generateTasks, parseTasks, type Task, type TaskOptions } from "./src/eval/tasks.ts";
 export type { LlamaConfig, RopeScaling, WeightType } from "./src/core/model.ts";
 export type { GeneratedToken, Generation, GenerationResult, StopReason, Usage } from "./src/llama/generation.ts";
 export { type KvBits, type KvFigures, type KvOptions, Llama, load, type LoadOptions } from "./src/llama/llama.ts";

@@ -13,6 +13,8 @@ usage: deno run -A mod.ts COMMAND [OPTIONS]
                     stream text; PROMPT '-' reads standard input, --prompt-file F a file
   train --text F... --out C [--bits 1|2] [--values codebook|encoder] [--resume]
                     train codebooks for a model on text like its use
+  eval [--kv N] [--text F...] [--tasks F] [--baselines A,B] [--quick] [--out DIR]
+                    measure what compression does to a model
   inspect FILE      what a model, codebook or saved cache holds
 
 'COMMAND --help' lists every option.`;
@@ -22,6 +24,7 @@ type Command = (args: string[]) => Promise<void>;
 const COMMANDS: Record<string, () => Promise<Command>> = {
   generate: async () => (await import("./generate.ts")).generate,
   train: async () => (await import("./train.ts")).train,
+  eval: async () => (await import("./eval.ts")).evaluateCommand,
   inspect: async () => (await import("./inspect.ts")).inspect,
 };
 

@@ -1,23 +1,27 @@
 import { basename } from "@std/path";
 import { UsageError } from "./args.ts";
 
+/** A whole file as text, unzipped where its name says so. `option` names it in errors. */
+export async function readFile(path: string, option: string): Promise<string> {
+  let file: Deno.FsFile;
+  try {
+    file = await Deno.open(path);
+  } catch (error) {
+    throw new UsageError(`Cannot read --${option} ${path}: ${(error as Error).message}`);
+  }
+  const bytes = path.endsWith(".gz") ? file.readable.pipeThrough(new DecompressionStream("gzip")) : file.readable;
+  try {
+    return await new Response(bytes).text();
+  } catch {
+    throw new UsageError(`Cannot read --${option} ${path}: it is not whole gzip data`);
+  }
+}
+
 /** Texts of files: `.jsonl` documents with a field `text`, or plain text; either may be gzipped. */
 export async function readTexts(paths: readonly string[]): Promise<string[]> {
   const texts: string[] = [];
   for (const path of paths) {
-    let file: Deno.FsFile;
-    try {
-      file = await Deno.open(path);
-    } catch (error) {
-      throw new UsageError(`Cannot read --text ${path}: ${(error as Error).message}`);
-    }
-    const bytes = path.endsWith(".gz") ? file.readable.pipeThrough(new DecompressionStream("gzip")) : file.readable;
-    let text: string;
-    try {
-      text = await new Response(bytes).text();
-    } catch {
-      throw new UsageError(`Cannot read --text ${path}: it is not whole gzip data`);
-    }
+    const text = await readFile(path, "text");
     if (!/\.jsonl(\.gz)?$/.test(path)) texts.push(text);
     else {
       for (const [i, line] of text.split("\n").entries()) {

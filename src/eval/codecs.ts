@@ -12,8 +12,11 @@ import { readNumbers, writeNumbers } from "./numbers.ts";
 
 /** Axes of the numbers that a function on the CPU is given, `[K][T][D]`. */
 export interface CacheDims {
+  /** T. */
   readonly tokens: number;
+  /** K. */
   readonly kvHeads: number;
+  /** D. */
   readonly headDim: number;
 }
 

@@ -19,6 +19,7 @@ import { readNumbers, writeNumbers } from "./numbers.ts";
 export interface CodebookMethod {
   /** As tables call it. */
   readonly name: string;
+  /** The codebook, for the model that is evaluated. */
   readonly codebook: Codebook;
   /** Bits an element to cut the codebook to; all its stages without. */
   readonly bits?: { readonly k: 1 | 2; readonly v: 1 | 2 };

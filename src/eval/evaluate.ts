@@ -53,13 +53,17 @@ export interface EvaluateOptions {
 
 /** Answers of one cell of tasks, as `passkey@4000`. */
 export interface CellFigures {
+  /** Answers right to the last token. */
   readonly right: number;
+  /** Answers in all. */
   readonly all: number;
 }
 
 /** One method's figures. */
 export interface MethodFigures extends Omit<LanguageFigures, "tokens"> {
+  /** As tables call the method. */
   readonly name: string;
+  /** What stands behind the name. */
   readonly about: string;
   /** Codes and scales, bits an element. */
   readonly bitsCode: number;
@@ -67,17 +71,21 @@ export interface MethodFigures extends Omit<LanguageFigures, "tokens"> {
   readonly bitsEffective: number;
   /** With codebooks and whatever else all tokens share, if one such document were all there is. */
   readonly bitsAll: number;
+  /** Bytes that all tokens share. */
   readonly sharedBytes: number;
   /** How much of what far context is worth to the model is kept: 1 for the exact cache, 0 for the 0-bit anchor. */
   readonly contextKept: number;
   /** Share of right answers, by cell. */
   readonly tasks: Readonly<Record<string, number>>;
+  /** Right answers and all, by cell. */
   readonly answers: Readonly<Record<string, CellFigures>>;
   /** Right answers by where the answer stood first: length of the document in characters, fifth of its depth. */
   readonly depths: readonly ({ readonly chars: number; readonly fifth: number } & CellFigures)[];
   /** By layer, given exact inputs, on the first document. */
   readonly keyNmse: readonly number[];
+  /** Squared error over squared norm of values, likewise. */
   readonly valueNmse: readonly number[];
+  /** Error over norm of the attention's output, likewise. */
   readonly outputError: readonly number[];
   /** How much larger than the base's: loss and divergence in nats a token, share of right answers. */
   readonly overBase: { readonly nll: Difference; readonly kl: Difference; readonly answers: Difference };
@@ -85,26 +93,39 @@ export interface MethodFigures extends Omit<LanguageFigures, "tokens"> {
 
 /** What a cell of tasks can show. */
 export interface CellNote {
+  /** Answers in all. */
   readonly answers: number;
   /** False where the window and the sinks alone are enough, or where the model fails with an exact cache. */
   readonly tells: boolean;
+  /** Why it tells nothing; empty where it does. */
   readonly note: string;
 }
 
 /** What {@linkcode evaluate} measures. */
 export interface Evaluation {
+  /** Name of the model. */
   readonly model: string;
+  /** The adapter's name. */
   readonly device: string;
+  /** When queries saw the compressed cache. */
   readonly regime: Regime;
+  /** Newest tokens that a query saw exactly. */
   readonly window: number;
+  /** First tokens that a query saw exactly. */
   readonly sinks: number;
   /** Tokens predicted by each method, over all texts. */
   readonly tokensScored: number;
+  /** Chunks of texts. */
   readonly documents: number;
+  /** Most tokens of a chunk. */
   readonly chunkTokens: number;
+  /** The method that others are compared with. */
   readonly base: string;
+  /** How long it took. */
   readonly seconds: number;
+  /** The exact cache first, the anchor last. */
   readonly methods: readonly MethodFigures[];
+  /** What each cell of tasks can show. */
   readonly cells: Readonly<Record<string, CellNote>>;
 }
 
@@ -281,7 +302,8 @@ function prepare(tasks: readonly Task[], encode: (text: string) => number[]): Ta
 function measuring(forward: Forward, tallies: readonly Tally[]): (layer: number) => Promise<void> {
   return async (layer) => {
     for (const { method, layers } of tallies) {
-      if (typeof method.far === "object") layers.push(await forward.measure(layer, method.far));
+      const none = { keyNmse: 0, valueNmse: 0, outputError: 0 };
+      layers.push(method.far === "exact" ? none : await forward.measure(layer, method.far));
     }
   };
 }

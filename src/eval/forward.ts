@@ -173,17 +173,17 @@ export class Forward implements Disposable {
     }
   }
 
-  /** What `codec` does to a layer whose exact keys, values and queries are in place: for `visit` of an exact run. */
-  async measure(layer: number, codec: CacheCodec): Promise<LayerError> {
+  /** What is lost of a layer whose exact keys, values and queries are in place: for `visit` of an exact run. */
+  async measure(layer: number, far: Exclude<Far, "exact">): Promise<LayerError> {
     const { linear, weights } = this.engine.decoder.layer, { o } = weights.layers[layer]!;
     const exact = this.#pairs[layer]!, left = this.#leftPair;
-    await codec.quantize(layer, exact, left);
+    if (far !== "dropped") await far.quantize(layer, exact, left);
     let error = 0, norm = 0;
     for (const span of spans(this.#text.length, this.engine.decoder.chunk)) {
       const outs = this.#outputs.map((out) => out.view(0, [span.tokens, this.config.hidden])) as [Tensor, Tensor];
       const { mixed } = this.#scratch(span.tokens), commands = this.gpu.commands("attention output");
-      for (const [i, far] of (["exact", codec] as const).entries()) {
-        this.#attend(commands, layer, far, span, 0, mixed);
+      for (const [i, seen] of (["exact", far] as const).entries()) {
+        this.#attend(commands, layer, seen, span, 0, mixed);
         commands.encoder.clearBuffer(outs[i]!.buffer, outs[i]!.byteOffset, outs[i]!.byteLength);
         linear.rows(commands, o, { x: mixed, out: outs[i]! }, { residual: true });
       }
@@ -194,6 +194,7 @@ export class Forward implements Disposable {
     }
     const { kvHeads } = this.config,
       nmse = async (side: "keys" | "values", parts: number): Promise<number> => {
+        if (far === "dropped") return 1;
         const [a, b] = [await readNumbers(this.gpu, exact[side]), await readNumbers(this.gpu, left[side])];
         let sum = 0;
         for (let k = 0, size = a.length / parts; k < parts; k++) {

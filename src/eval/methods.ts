@@ -106,8 +106,9 @@ export interface Quantizer {
   readonly bitsCode: number;
   /** Bytes that all tokens share; 0 by default. */
   readonly sharedBytes?: number;
-  /** What it does to a layer's keys, and to its values. */
+  /** What it does to a layer's keys. */
   readonly keys: Quantize;
+  /** What it does to a layer's values. */
   readonly values: Quantize;
   /** Whether it takes keys before RoPE; by default it is given them after it. */
   readonly beforeRope?: boolean;

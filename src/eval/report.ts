@@ -97,7 +97,7 @@ function tasksTable({ methods, cells }: Evaluation): Table {
 }
 
 function layersTable({ methods }: Evaluation): Table {
-  const measured = methods.filter((m) => m.keyNmse.length > 0),
+  const measured = methods.filter((m) => m.name !== "fp16" && m.keyNmse.length > 0),
     mean = (x: readonly number[]): string => small(x.reduce((a, b) => a + b, 0) / x.length);
   return {
     head: [
@@ -142,9 +142,13 @@ function notes({ cells }: Evaluation): string[] {
   return Object.entries(cells).filter(([, { tells }]) => !tells).map(([cell, { note }]) => `${cell}: ${note}`);
 }
 
+/** A table that reads as text, too. */
 function markdownTable({ head, rows }: Table): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
-  return [line(head), line(head.map((_, i) => i ? "---:" : "---")), ...rows.map(line)].join("\n");
+  const widths = head.map((_, c) => Math.max(3, ...[head, ...rows].map((row) => row[c]!.length)));
+  const line = (cells: readonly string[]): string =>
+    `| ${cells.map((cell, c) => c ? cell.padStart(widths[c]!) : cell.padEnd(widths[c]!)).join(" | ")} |`;
+  const rule = widths.map((width, c) => c ? `${"-".repeat(width - 1)}:` : "-".repeat(width));
+  return [line(head), line(rule), ...rows.map(line)].join("\n");
 }
 
 /** The tables and what they rest on. */

@@ -19,15 +19,19 @@ export interface TokenScores {
 
 /** Figures over all documents. */
 export interface LanguageFigures {
+  /** Predictions. */
   readonly tokens: number;
+  /** Over all predictions. */
   readonly perplexity: number;
   /** Over the second half of each document. */
   readonly perplexitySecondHalf: number;
   /** Perplexity by position: bins `[0,128) [128,256)`, then doubling. */
   readonly perplexityByPosition: readonly { from: number; to: number; perplexity: number }[];
+  /** KL divergence from the exact cache's predictions, in nats. */
   readonly kl: { mean: number; median: number; p99: number; p999: number };
   /** Share of tokens on which the likeliest token is the exact cache's: all, and by the exact cache's margin. */
   readonly top1: number;
+  /** The same where the exact cache's margin is under 0.1, from there to 0.3, and above. */
   readonly top1ByMargin: { below10: number; below30: number; above30: number };
 }
 
@@ -91,8 +95,11 @@ export function summarize(documents: readonly TokenScores[]): LanguageFigures {
 
 /** A difference of means with its 95 % interval. */
 export interface Difference {
+  /** The difference itself. */
   readonly mean: number;
+  /** Lower end of the interval. */
   readonly low: number;
+  /** Upper end of the interval. */
   readonly high: number;
 }
 

@@ -8,10 +8,13 @@ import { Rng } from "../core/rng.ts";
 
 /** One document; `spans` are character ranges `[start, end)` of the answers in `text`. */
 export interface Task {
+  /** The kind. */
   readonly task: string;
   /** Nominal length in characters: with the kind, the cell that it counts for. */
   readonly chars: number;
+  /** The whole text, answers included. */
   readonly text: string;
+  /** Where the answers are. */
   readonly spans: readonly (readonly [number, number])[];
 }
 
@@ -140,10 +143,13 @@ function hide(next: () => string, chars: number, lines: readonly { depth: number
 
 /** Options of {@linkcode generateTasks}. */
 export interface TaskOptions {
+  /** The kind to make. */
   readonly family: Family;
   /** About how long each document is, in characters. */
   readonly chars: number;
+  /** How many. */
   readonly count: number;
+  /** The same seed gives the same tasks. */
   readonly seed?: number;
   /** Prose to hide needles in; made-up sentences without it. */
   readonly filler?: string;

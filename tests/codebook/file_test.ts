@@ -6,7 +6,7 @@ import { Rng } from "../../src/core/rng.ts";
 import { type Codebook, expectFits, readCodebook, truncate, writeCodebook } from "../../src/codebook/file.ts";
 import { VALUE_ARRAYS, type ValueArrays, valueArrayShapes } from "../../src/codebook/value_encoder.ts";
 import { packInt8, type Precision, roundWords, tableOf, unpackInt8 } from "../../src/codebook/words.ts";
-import { encodeSafetensors } from "../../src/files/safetensors.ts";
+import { writeSafetensors } from "../../src/files/safetensors.ts";
 
 const KEYS: CodecShape = {
   headDim: 16,
@@ -122,7 +122,7 @@ Deno.test("readCodebook() refuses what is no codebook, by name and reason", () =
       [about, "'layers.0.keys.0' must be F16 [3,64,8,2]: it is missing"],
     ];
     for (const [metadata, message] of cases) {
-      await Deno.writeFile(path, encodeSafetensors(tensors, metadata));
+      await writeSafetensors(path, tensors, metadata);
       await assertRejects(() => readCodebook(path), FileFormatError, message);
     }
   }));

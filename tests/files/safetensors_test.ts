@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FileFormatError } from "../../src/core/errors.ts";
 import {
   readSafetensors,
   type SafetensorsType,
