@@ -1,0 +1,218 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { codeBits, type CodecShape } from "../../src/core/codec.ts";
+import { Rng } from "../../src/core/rng.ts";
+import type { Gpu } from "../../src/gpu/gpu.ts";
+import { AttnCodes, type AttnCodesVariant, chooseAttnCodes } from "../../src/kernels/attn_codes.ts";
+import { attnCodesMassBytes } from "../../src/kernels/attn_codes_mass.ts";
+import type { TableLayout } from "../../src/kernels/packed_codes.ts";
+import { attnCodesScoresRef } from "../../src/ref/attn_codes_scores.ts";
+import { attnCodesValuesRef } from "../../src/ref/attn_codes_values.ts";
+import { attnMergeRef } from "../../src/ref/attn_merge.ts";
+import { codeDecodeRef } from "../../src/ref/code_decode.ts";
+import { exact, type Round } from "../../src/ref/round.ts";
+import { assertAsAccurateAs, normals } from "../_assert.ts";
+import { onEachText, poisoned } from "../_gpu.ts";
+import { codec, type CodesSample, packedSample, pairs, rope, toHalf, uploadPacked } from "./_codes.ts";
+
+interface Case extends CodesSample {
+  readonly qHeads: number;
+  readonly kvHeads: number;
+  readonly keys: CodecShape;
+  readonly values: CodecShape;
+  readonly tokens: number;
+  readonly base?: number;
+  /** Positions are a list with gaps. */
+  readonly hasGaps?: boolean;
+  readonly sharpness?: number;
+}
+
+/** Every head dimension, ratio, length and kind of codec once, not their product. */
+const CASES: Case[] = [
+  { qHeads: 4, kvHeads: 1, keys: pairs(128, 11), values: pairs(128, 11), tokens: 4097, base: 4 },
+  { qHeads: 8, kvHeads: 2, keys: pairs(128, 21), values: pairs(128, 21), tokens: 257 },
+  { qHeads: 2, kvHeads: 2, keys: pairs(64, 5), values: pairs(64, 5), tokens: 1, base: 7 },
+  { qHeads: 4, kvHeads: 2, keys: pairs(64, 7), values: pairs(64, 3), tokens: 31 },
+  { qHeads: 2, kvHeads: 1, keys: pairs(64, 10), values: pairs(64, 10), tokens: 4097, isSkewed: true, base: 120000 },
+  { qHeads: 3, kvHeads: 1, keys: pairs(80, 12), values: pairs(80, 8), tokens: 33 },
+  { qHeads: 7, kvHeads: 1, keys: codec(96, "p", 8, 16), values: codec(96, "p", 16), tokens: 65, base: 4 },
+  { qHeads: 8, kvHeads: 1, keys: codec(256, "p", 8, 16, "p"), values: pairs(256, 3), tokens: 130 },
+  { qHeads: 8, kvHeads: 2, keys: codec(128, "p", "p", 8, 16), values: codec(128, "p", 8, 32), tokens: 1000, base: 4 },
+  { qHeads: 4, kvHeads: 1, keys: codec(128, 8, "p"), values: codec(128, 4), tokens: 64, isSkewed: true },
+  { qHeads: 4, kvHeads: 2, keys: codec(64, "p", 8, 16), values: codec(64, "p", 8), tokens: 63, hasGaps: true },
+  { qHeads: 4, kvHeads: 1, keys: codec(80, "p", 20), values: codec(80, 8, "p"), tokens: 32, sharpness: 40 },
+];
+
+/** A whole context, where there is a GPU to attend to it. */
+const LONG: Case[] = [
+  { qHeads: 4, kvHeads: 1, keys: pairs(128, 11), values: pairs(128, 11), tokens: 131072 },
+  { qHeads: 4, kvHeads: 1, keys: codec(128, "p", 8, 16, 32), values: codec(128, "p", 8, 16, 32), tokens: 131072 },
+];
+
+/** Cases that run in other variants too, and without subgroups. */
+const VARIED = [CASES[0]!, CASES[8]!, CASES[10]!];
+
+/** A token's position in head `k`. */
+function positionOf({ hasGaps = false, base = 0 }: Case, k: number, t: number): number {
+  return base + (hasGaps ? 3 * t + (t * t + k) % 3 : t);
+}
+
+interface Sample {
+  readonly q: Float32Array;
+  readonly keys: ReturnType<typeof packedSample>;
+  readonly values: ReturnType<typeof packedSample>;
+}
+
+function sampleOf(it: Case): Sample {
+  const { headDim } = it.keys,
+    q = normals(new Rng(it.tokens), it.qHeads * headDim, (it.sharpness ?? 1) / Math.sqrt(headDim));
+  const keys = packedSample(it.keys, it.kvHeads, it.tokens, 11, it);
+  return { q, keys, values: packedSample(it.values, it.kvHeads, it.tokens, 12, it) };
+}
+
+/** Decode, then attend. */
+function reference(it: Case, { q, keys, values }: Sample, frequencies: Float64Array, round: Round, roundSum = round) {
+  const { qHeads, kvHeads, tokens, keys: { headDim } } = it, dims = { qHeads, kvHeads, headDim };
+  const rotation = { frequencies, position: (k: number, t: number) => positionOf(it, k, t) };
+  const scores = attnCodesScoresRef(q, codeDecodeRef(keys, { tokens, rotation }, round, roundSum), dims, round);
+  const { o, md } = attnCodesValuesRef(scores, codeDecodeRef(values, { tokens }, round, roundSum), dims, round);
+  for (let i = 0; i < o.length; i++) o[i] = round(o[i]! / md[2 * Math.floor(i / headDim) + 1]!);
+  return o;
+}
+
+/** Runs a case, its states after a first that stays untouched, and folds its states. */
+async function run(gpu: Gpu, it: Case, sample: Sample, variant: AttnCodesVariant): Promise<Float64Array> {
+  const { qHeads, kvHeads, tokens, hasGaps, keys: { headDim } } = it;
+  using stack = new DisposableStack();
+  const op = stack.use(await AttnCodes.create(gpu, it, tokens, { variant, isRun: !hasGaps }));
+  const keys = uploadPacked(gpu, sample.keys),
+    values = uploadPacked(gpu, sample.values),
+    states = 1 + op.states(tokens);
+  const q = gpu.upload("q", "f32", [qHeads, headDim], sample.q);
+  const { ropeTable } = rope(gpu, headDim, positionOf(it, 0, tokens) + 8);
+  const list = Uint32Array.from(
+    { length: kvHeads * tokens },
+    (_, i) => positionOf(it, Math.floor(i / tokens), i % tokens) - (it.base ?? 0),
+  );
+  const positions = hasGaps ? gpu.upload("positions", "u32", [kvHeads, tokens], list) : undefined;
+  const partialO = poisoned(gpu, "partial_o", [states, qHeads, headDim]);
+  const partialMd = poisoned(gpu, "partial_md", [states, qHeads, 2]);
+  for (
+    const tensor of [...Object.values(keys), ...Object.values(values), q, ropeTable, positions, partialO, partialMd]
+  ) {
+    if (tensor) stack.use(tensor);
+  }
+  const commands = gpu.commands();
+  const io = { q, keys, values, ropeTable, positions, partialO, partialMd };
+  assertEquals(op.encode(commands, io, { tokens, base: it.base, state: 1 }), states - 1);
+  commands.submit();
+  const o = await gpu.readF32(partialO), md = await gpu.readF32(partialMd);
+  assertEquals(o.subarray(0, qHeads * headDim).every(Number.isNaN), true);
+  const dims = { rows: qHeads, splits: states - 1, headDim };
+  return attnMergeRef(o.subarray(qHeads * headDim), md.subarray(2 * qHeads), dims);
+}
+
+/** What the device chooses, and what others would. */
+function variants(gpu: Gpu, it: Case): Record<string, AttnCodesVariant> {
+  const chosen = chooseAttnCodes(it, gpu), { keys } = chosen, columnSlices = Math.ceil(it.keys.headDim / 64);
+  const { values } = chooseAttnCodes({ ...it, values: codec(it.values.headDim, 4) }, gpu); // never as mass
+  if (!("decode" in values)) throw new TypeError("sub stages have no mass");
+  const decode = (change: Partial<TableLayout>) => ({ decode: { ...values.decode, ...change } });
+  const commuted = { words: "words_f32", isCommuted: true, heads: 1, stageSlices: 1 } as const;
+  return {
+    "values decoded, words summed in f32": {
+      keys: { ...keys, words: "words_half" },
+      values: decode({ words: "words_half" }),
+    },
+    "in slices": {
+      keys: { ...keys, tokenLanes: 8, columnSlices, stageSlices: 2 },
+      values: decode({ tokenLanes: 8, columnSlices }),
+    },
+    "in one slice": {
+      keys: { ...keys, tokenLanes: 32, columnSlices: 1, stageSlices: 1 },
+      values: decode({ tokenLanes: 32, columnSlices: 1 }),
+    },
+    commuted: { keys: { ...keys, ...commuted }, values: decode({ heads: 1 }) },
+  };
+}
+
+Deno.test("attn_codes", (t) =>
+  onEachText(t, async (gpu, t) => {
+    for (const it of LONG) {
+      if (!gpu.subgroups) continue; // each kernel takes seconds to compile on a CPU
+      const { frequencies, ropeTable } = rope(gpu, it.keys.headDim, 1), sample = sampleOf(it);
+      ropeTable[Symbol.dispose]();
+      const want = reference(it, sample, frequencies, exact), naive = reference(it, sample, frequencies, Math.fround);
+      const others = VARIED.includes(it) && gpu.subgroups ? variants(gpu, it) : {};
+      for (const [name, variant] of Object.entries({ "as chosen": chooseAttnCodes(it, gpu), ...others })) {
+        const { keys, values, ...rest } = it, bits = `${codeBits(keys)} and ${codeBits(values)} bits`;
+        await t.step(`is as accurate as f32 ${name}: D=${keys.headDim}, ${bits}, ${JSON.stringify(rest)}`, async () => {
+          assertAsAccurateAs(await run(gpu, it, sample, variant), naive, want);
+        });
+      }
+    }
+    await t.step("sums words off the grid as accurately as half precision", async () => {
+      const it = { qHeads: 2, kvHeads: 1, keys: pairs(64, 5), values: codec(64, "p", 8), tokens: 97, isOnGrid: false };
+      const { frequencies, ropeTable } = rope(gpu, 64, 1), sample = sampleOf(it), variant = chooseAttnCodes(it, gpu);
+      ropeTable[Symbol.dispose]();
+      assertEquals(variant.keys.words, gpu.f16 ? "words_f16" : "words_half");
+      const naive = reference(it, sample, frequencies, Math.fround, toHalf);
+      assertAsAccurateAs(await run(gpu, it, sample, variant), naive, reference(it, sample, frequencies, exact));
+    });
+    await t.step("goes in rounds where scores would take too much", async () => {
+      const it = { qHeads: 64, kvHeads: 1, keys: codec(64, 8), values: codec(64, "p"), tokens: 2 ** 17 + 33 };
+      using op = await AttnCodes.create(gpu, it, it.tokens);
+      const one = op.states(2 ** 17);
+      assertEquals(op.states(it.tokens), one + op.states(33));
+      assertEquals(op.bytes < 36 * 2 ** 20, true);
+    });
+    await t.step("writes nothing for no tokens, and refuses too many", async () => {
+      const it = { qHeads: 2, kvHeads: 1, keys: pairs(64, 5), values: codec(64, "p", 8), tokens: 64 };
+      const sample = sampleOf(it), commands = gpu.commands();
+      using op = await AttnCodes.create(gpu, it, 64), out = poisoned(gpu, "out", [1, 2, 64]);
+      const packed = uploadPacked(gpu, sample.keys), io = { q: out, keys: packed, values: packed, ropeTable: out };
+      const encode = (tokens: number) => op.encode(commands, { ...io, partialO: out, partialMd: out }, { tokens });
+      assertEquals(encode(0), 0);
+      assertThrows(() => encode(65), RangeError, "65 tokens from 0 on");
+    });
+  }));
+
+Deno.test("chooseAttnCodes() stays within the device", () => {
+  const limits = { maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupStorageSize: 16384 };
+  for (const subgroups of [true, false]) {
+    for (const headDim of [64, 80, 96, 128, 256]) {
+      for (const group of [1, 2, 3, 4, 7, 8]) {
+        for (const stages of [1, 5, 11, 21]) {
+          const dims = { qHeads: 2 * group, kvHeads: 2, keys: pairs(headDim, stages), values: pairs(headDim, stages) };
+          const { keys, values } = chooseAttnCodes(dims, { limits, f16: false, subgroups });
+          assertEquals(keys.words, "words_half");
+          for (const layout of "decode" in values ? [keys, values.decode] : [keys]) {
+            const { heads, lanes, tokenLanes, columnSlices } = layout;
+            assertEquals(
+              lanes <= 256 && lanes >= 4 * tokenLanes && lanes * heads * (subgroups ? 10 : 12) <= 16384,
+              true,
+            );
+            assertEquals(columnSlices * tokenLanes * 8 >= headDim && tokenLanes >= 8 && tokenLanes <= 32, true);
+          }
+          if ("mass" in values) {
+            const codes = { ...dims, codec: dims.values };
+            assertEquals(attnCodesMassBytes(codes, values.mass, subgroups) <= 16384, true);
+            assertEquals(values.mass.heads, keys.heads);
+          }
+        }
+      }
+    }
+  }
+});
+
+Deno.test("chooseAttnCodes() cuts the tables of an 8B LLaMA to a cache's size", () => {
+  const limits = { maxComputeInvocationsPerWorkgroup: 1024, maxComputeWorkgroupStorageSize: 49152 };
+  const of = (codec: CodecShape) => {
+    const dims = { qHeads: 32, kvHeads: 8, keys: codec, values: codec };
+    const { keys, values } = chooseAttnCodes(dims, { limits, f16: true, subgroups: true });
+    return [keys.tokenLanes, keys.columnSlices, keys.stageSlices, Object.keys(values)[0]];
+  };
+  assertEquals(of(pairs(128, 11)), [8, 2, 1, "mass"]);
+  assertEquals(of(pairs(128, 21)), [8, 2, 2, "mass"]);
+  assertEquals(of(codec(128, "p", 8, 16)), [16, 1, 1, "decode"]);
+  assertEquals(of(codec(128, "p", "p", 8, 8, 8)), [8, 2, 1, "decode"]);
+});
