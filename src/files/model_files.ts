@@ -175,16 +175,29 @@ async function readObject(location: string | URL): Promise<Record<string, unknow
   return parseObject(await readSmall(location), basename(String(location)));
 }
 
-/** Reads a matrix in pieces of some MiB, each a multiple of `unit` whole rows from `row` on. */
+/** The buffer of the last reading that ended, for the next one. */
+let spare: Uint8Array<ArrayBuffer> | undefined;
+
+/**
+ * Reads a matrix in pieces of some MiB, each a multiple of `unit` whole rows from `row` on. A piece holds until the next
+ * one is asked for: they share a buffer.
+ */
 export async function* readRows(
   tensor: TensorFile,
   unit = 1,
 ): AsyncGenerator<{ row: number; bytes: Uint8Array<ArrayBuffer> }> {
-  const rowBytes = tensor.byteLength / tensor.shape[0]!,
-    rows = unit * Math.max(1, Math.floor(PIECE / (rowBytes * unit)));
-  for (let row = 0; row < tensor.shape[0]!; row += rows) {
-    const count = Math.min(rows, tensor.shape[0]! - row);
-    yield { row, bytes: await tensor.source.read(tensor.offset + row * rowBytes, count * rowBytes) };
+  const all = tensor.shape[0]!, rowBytes = tensor.byteLength / all;
+  const rows = unit * Math.max(1, Math.floor(PIECE / (rowBytes * unit))), most = rows * rowBytes;
+  const buffer = most <= PIECE && spare ? spare : new Uint8Array(Math.max(PIECE, most));
+  spare = undefined; // another reading meanwhile takes its own
+  try {
+    for (let row = 0; row < all; row += rows) {
+      const bytes = buffer.subarray(0, Math.min(rows, all - row) * rowBytes);
+      await tensor.source.readInto(tensor.offset + row * rowBytes, bytes);
+      yield { row, bytes };
+    }
+  } finally {
+    if (buffer.length === PIECE) spare = buffer;
   }
 }
 

@@ -13,6 +13,8 @@ export interface ByteSource extends Disposable {
   readonly size: number;
   /** `length` bytes from `offset`. Throws `FileFormatError` past the end. */
   read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>>;
+  /** Fills `into` from `offset`: a buffer used again is tens of times faster than new ones. */
+  readInto(offset: number, into: Uint8Array<ArrayBuffer>): Promise<void>;
 }
 
 /** Opens a path, or a `file:`, `http:` or `https:` URL. */
@@ -50,15 +52,18 @@ class FileSource implements ByteSource {
   }
 
   read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
-    expectInside(this, offset, length);
-    const bytes = new Uint8Array(length);
+    return readNew(this, offset, length);
+  }
+
+  // deno-lint-ignore require-await -- so that errors reject
+  async readInto(offset: number, into: Uint8Array<ArrayBuffer>): Promise<void> {
+    expectInside(this, offset, into.length);
     this.file.seekSync(offset, Deno.SeekMode.Start);
-    for (let at = 0; at < length;) {
-      const count = this.file.readSync(bytes.subarray(at));
+    for (let at = 0; at < into.length;) {
+      const count = this.file.readSync(into.subarray(at));
       if (count === null) throw new FileFormatError(`Cannot read ${this.name} as it became shorter while it was read`);
       at += count;
     }
-    return Promise.resolve(bytes);
   }
 
   [Symbol.dispose](): void {
@@ -84,18 +89,37 @@ class WebSource implements ByteSource {
     return new WebSource(basename(url.pathname), size, url);
   }
 
-  async read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
-    expectInside(this, offset, length);
-    if (length === 0) return new Uint8Array(0);
-    const response = await fetchRange(this.url, offset, length);
-    const bytes = new Uint8Array(await response.arrayBuffer());
-    if (response.status === 206 && bytes.length === length) return bytes;
+  read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+    return readNew(this, offset, length);
+  }
+
+  async readInto(offset: number, into: Uint8Array<ArrayBuffer>): Promise<void> {
+    expectInside(this, offset, into.length);
+    if (into.length === 0) return;
+    const response = await fetchRange(this.url, offset, into.length);
+    let at = 0;
+    if (response.status === 206) {
+      // Breaking out at a byte too many ends an endless answer.
+      for await (const part of response.body ?? []) {
+        if (at + part.length <= into.length) into.set(part, at);
+        at += part.length;
+        if (at > into.length) break;
+      }
+    } else await response.body?.cancel();
+    if (at === into.length) return;
     throw new FileFormatError(
-      `Cannot read ${this.url} as its server sent ${bytes.length} bytes where ${length} were asked for`,
+      `Cannot read ${this.url} as its server did not send the ${into.length} bytes asked for: try again or download it`,
     );
   }
 
   [Symbol.dispose](): void {}
+}
+
+async function readNew(source: ByteSource, offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+  expectInside(source, offset, length);
+  const bytes = new Uint8Array(length);
+  await source.readInto(offset, bytes);
+  return bytes;
 }
 
 /** `identity`, as a range of compressed bytes would be of no use. */

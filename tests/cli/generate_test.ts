@@ -8,7 +8,9 @@ const MOD = fromFileUrl(new URL("../../mod.ts", import.meta.url));
 
 function start(args: string[]): Deno.ChildProcess {
   const options = { args: ["run", "-A", "--no-check", MOD, ...args], stdin: "piped", stdout: "piped", stderr: "piped" };
-  return new Deno.Command(Deno.execPath(), options as Deno.CommandOptions).spawn();
+  // The software driver complains on standard error without it.
+  const env = { XDG_RUNTIME_DIR: Deno.env.get("XDG_RUNTIME_DIR") ?? "/tmp" };
+  return new Deno.Command(Deno.execPath(), { ...options, env } as Deno.CommandOptions).spawn();
 }
 
 async function run(args: string[], input = "") {

@@ -1,7 +1,10 @@
 /** A web server of a folder, for tests. */
 
 /** Serves `folder` with ranges, or as servers do that have none, or that refuse. */
-export function serveFolder(folder: string, manner: "ranges" | "whole" | "forbidden" = "ranges"): {
+export function serveFolder(
+  folder: string,
+  manner: "ranges" | "whole" | "forbidden" | "short" | "endless" = "ranges",
+): {
   readonly url: URL;
   [Symbol.asyncDispose](): Promise<void>;
 } {
@@ -13,7 +16,9 @@ export function serveFolder(folder: string, manner: "ranges" | "whole" | "forbid
     const range = /^bytes=(\d+)-(\d+)$/.exec(request.headers.get("range") ?? "");
     if (manner === "whole" || !range) return new Response(bytes);
     const first = Number(range[1]), last = Math.min(Number(range[2]), bytes.length - 1);
-    return new Response(bytes.slice(first, last + 1), {
+    const part = bytes.slice(first, manner === "short" ? last : last + 1);
+    const endless = () => new ReadableStream({ pull: (to) => to.enqueue(new Uint8Array(65_536)) });
+    return new Response(manner === "endless" ? endless() : part, {
       status: 206,
       headers: { "content-range": `bytes ${first}-${last}/${bytes.length}` },
     });

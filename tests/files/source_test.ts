@@ -22,6 +22,9 @@ Deno.test("openSource() reads ranges of a path, a file: URL and an http: URL", a
     assertEquals(await source.read(0, 1000), BYTES);
     assertEquals(await source.read(998, 2), BYTES.subarray(998));
     assertEquals(await source.read(500, 0), new Uint8Array(0));
+    const into = new Uint8Array(5);
+    await source.readInto(7, into);
+    assertEquals(into, BYTES.subarray(7, 12));
     for (const [offset, length] of [[999, 2], [1001, 0], [-1, 2], [0, -1], [NaN, 1], [0, 2 ** 50]] as const) {
       await assertRejects(
         async () => await source.read(offset, length),
@@ -51,6 +54,11 @@ Deno.test("openSource() refuses a server without ranges, and one that fails", as
       FileFormatError,
       "does not answer range requests: download the file first",
     );
+  }
+  for (const manner of ["short", "endless"] as const) {
+    await using server = serveFolder(path, manner);
+    using source = await openSource(new URL("a file.bin", server.url));
+    await assertRejects(() => source.read(0, 100), FileFormatError, "did not send the 100 bytes asked for");
   }
   await using server = serveFolder(path, "forbidden");
   await assertRejects(() => openSource(new URL("x", server.url)), FileFormatError, "as its server answers 403");
