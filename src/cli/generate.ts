@@ -151,7 +151,9 @@ function cacheSummary({ kv, maxContext }: Llama): string {
   const { bits: { k, v }, bytes, f16Bytes, codebookBytes } = kv,
     size = `${formatBytes(bytes)} for ${maxContext} tokens`;
   if (codebookBytes === 0) return `cache: ${size}, exact (f16)`;
-  return `cache: ${size} at ${k} bits a key and ${v} bits a value element, where f16 takes ${formatBytes(f16Bytes)}; ` +
+  return `cache: ${size} at ${k.toFixed(2)} bits an element of keys and ${v.toFixed(2)} of values, where f16 takes ${
+    formatBytes(f16Bytes)
+  }; ` +
     `codebooks ${formatBytes(codebookBytes)}, whatever the length`;
 }
 
