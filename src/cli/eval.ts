@@ -40,7 +40,7 @@ const BASELINES = "q8_0,q8_0+hadamard,kivi4,q4_0,q4_0+hadamard,kivi2,turbo2,kvqu
 /** What `--quick` measures unless told otherwise. */
 const QUICK = {
   baselines: "q8_0,q4_0,kivi2,turbo2,turbo1",
-  chunk: 384,
+  chunk: 256,
   chunks: 2,
   cells: ["kv_lookup@1500", "copy_words@800"],
 };

@@ -147,7 +147,7 @@ Deno.test("the bundled model is the default, and options reach the sampler", asy
 
 Deno.test("an interrupt ends the text cleanly and keeps what was made", async () => {
   await withModel(async (folder) => {
-    const options = ["--model", folder, "--ignore-eos", "--max-tokens", "1000000", "--max-context", "200000"];
+    const options = ["--model", folder, "--ignore-eos", "--max-tokens", "30000", "--max-context", "200000"];
     const process = start(["generate", ...options, "Once"]), reader = process.stdout.getReader();
     let out = "";
     const decoder = new TextDecoder(),
