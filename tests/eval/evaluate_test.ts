@@ -142,7 +142,7 @@ Deno.test("evaluate()", async (t) => {
     const anchor = find(methods, "0bit").answers["said@50"]!.right;
     assertEquals(cells["said@50"]!.tells, anchor < 1.5);
     assertEquals(cells["unsaid@50"]!.tells, false);
-    const wanted = tasks.filter((task, i) => i % 2 === 0).filter(({ text }) => {
+    const wanted = tasks.filter((_, i) => i % 2 === 0).filter(({ text }) => {
       const last = mixedRef(model, encode(text.slice(0, 50)), { ...NEAR, from: encode(text.slice(0, 50)).length - 1 })
         .at(-1)!;
       return llama.tokenizer.decode([last.indexOf(Math.max(...last))]) === text[50];
