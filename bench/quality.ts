@@ -3,11 +3,12 @@
  *
  * Prints each figure beside the reference (`tests/fixtures/quality.json`, an independent implementation) and whether it
  * agrees: perplexity to 1 %, KL to 10 % or 5e-6, tasks to 2 answers for codecs that are fixed and three binomial standard
- * errors for trained ones. Options: `--codebook NAME=FILE` adds trained codebooks; `--only A,B` keeps some methods;
- * `--no-tasks`; `--chunks N`; `--out DIR` writes a report of each setting. Exits with 1 where a figure disagrees.
+ * errors for trained ones. Options: `--codebook NAME=FILE` adds trained codebooks; `--only A,B` keeps some methods and
+ * `--cells A,B` some cells; `--no-tasks` and `--no-texts` leave one half out; `--out DIR` writes a report of each setting.
+ * Exits with 1 where a figure disagrees.
  */
 import { parseArgs } from "@std/cli";
-import { evaluate, type Evaluation, load, parseTasks, readCodebook, reportFiles } from "../mod.ts";
+import { evaluate, type Evaluation, load, type MethodFigures, parseTasks, readCodebook, reportFiles } from "../mod.ts";
 import { readFile, readTexts } from "../src/cli/texts.ts";
 
 interface Reference {
@@ -18,8 +19,8 @@ interface Reference {
 }
 
 const args = parseArgs(Deno.args, {
-  string: ["only", "out", "chunks"],
-  boolean: ["no-tasks"],
+  string: ["only", "out", "cells"],
+  boolean: ["no-tasks", "no-texts"],
   collect: ["codebook"],
 });
 const folder = new URL("../models/fable-28m/", import.meta.url);
@@ -28,9 +29,10 @@ const reference: Reference = JSON.parse(
   await Deno.readTextFile(new URL("../tests/fixtures/quality.json", import.meta.url)),
 );
 const fixed = ["q8_0", "q4_0", "kivi4", "kivi2", "kivi1", "turbo2", "turbo1"];
-const only = args.only?.split(","), chunks = Number(args.chunks ?? 24);
+const only = args.only?.split(","), cells = args.cells?.split(","), withTexts = !args["no-texts"];
 const texts = await readTexts([file("eval/heldout-books.jsonl.gz")]);
-const tasks = parseTasks(await readFile(file("eval/tasks.jsonl.gz"), "tasks"), "tasks.jsonl.gz");
+const tasks = parseTasks(await readFile(file("eval/tasks.jsonl.gz"), "tasks"), "tasks.jsonl.gz")
+  .filter(({ task, chars }) => !cells || cells.includes(`${task}@${chars}`));
 const codebooks = await Promise.all((args.codebook as string[]).map(async (entry) => {
   const [name, path] = entry.split("=") as [string, string];
   return { name, codebook: await readCodebook(path) };
@@ -49,10 +51,37 @@ function compare(what: string, own: number, wanted: number, limit: number, digit
   );
 }
 
+type Texts = Reference["perplexity"][string][string];
+type Divergence = Reference["kl"][string][string];
+
+function compareTexts(own: MethodFigures, { all, second_half: half }: Texts, kl?: Divergence): void {
+  compare(`${own.name} perplexity`, own.perplexity, all, 0.01 * all, 6);
+  compare(`${own.name} perplexity, 2nd half`, own.perplexitySecondHalf, half, 0.01 * half, 6);
+  if (!kl) return;
+  compare(`${own.name} KL`, own.kl.mean, kl.mean, Math.max(0.1 * kl.mean, 5e-6));
+  compare(`${own.name} KL p99`, own.kl.p99, kl.p99, Math.max(0.1 * kl.p99, 1e-4));
+  compare(`${own.name} top-1`, own.top1, kl.top1, 0.01);
+}
+
+function compareTasks({ name, answers }: MethodFigures, wanted: Reference["tasks"][string]): void {
+  for (const [cell, { right }] of Object.entries(answers)) {
+    const [other, all] = wanted[cell]!, share = Math.min(all - 0.5, Math.max(0.5, other)) / all;
+    const error = Math.sqrt(2 * share * (1 - share) * all),
+      limit = name.startsWith("commvq") ? Math.max(2, 3 * error) : 2;
+    const agrees = Math.abs(right - other) <= limit;
+    compared++;
+    if (!agrees) apart++;
+    console.log(
+      `  ${`${name} ${cell}`.padEnd(34)} ${right} of ${all}, reference ${other}${agrees ? "" : "  <- apart"}`,
+    );
+  }
+}
+
 for (const [name, { window, sinks }] of Object.entries(reference.settings)) {
   const withTasks = !args["no-tasks"] && name === "common", started = performance.now();
+  if (!withTexts && !withTasks) continue;
   const evaluation: Evaluation = await evaluate(llama, {
-    ...{ window, sinks, texts, chunks, codebooks, tasks: withTasks ? tasks : [] },
+    ...{ window, sinks, texts: withTexts ? texts : [], chunks: 24, codebooks, tasks: withTasks ? tasks : [] },
     baselines: fixed.filter((method) => !only || only.includes(method)),
   });
   console.log(
@@ -62,31 +91,10 @@ for (const [name, { window, sinks }] of Object.entries(reference.settings)) {
   );
   console.log(`  ${"".padEnd(34)} ${"own".padStart(11)} ${"reference".padStart(11)}`);
   for (const method of evaluation.methods) {
-    const wanted = reference.perplexity[name]![method.name], kl = reference.kl[name]![method.name];
+    const wanted = reference.perplexity[name]![method.name];
     if (!wanted) continue;
-    compare(`${method.name} perplexity`, method.perplexity, wanted.all, 0.01 * wanted.all, 6);
-    compare(
-      `${method.name} perplexity, 2nd half`,
-      method.perplexitySecondHalf,
-      wanted.second_half,
-      0.01 * wanted.second_half,
-      6,
-    );
-    if (kl) {
-      compare(`${method.name} KL`, method.kl.mean, kl.mean, Math.max(0.1 * kl.mean, 5e-6));
-      compare(`${method.name} KL p99`, method.kl.p99, kl.p99, Math.max(0.1 * kl.p99, 1e-4));
-      compare(`${method.name} top-1`, method.top1, kl.top1, 0.01);
-    }
-    if (!withTasks) continue;
-    for (const [cell, [right, all]] of Object.entries(reference.tasks[method.name] ?? {})) {
-      const share = Math.min(all - 0.5, Math.max(0.5, right)) / all, error = Math.sqrt(share * (1 - share) * all);
-      const limit = method.name.startsWith("commvq") ? Math.max(2, 3 * Math.SQRT2 * error) : 2;
-      const own = method.answers[cell]?.right ?? NaN;
-      compared++;
-      if (Math.abs(own - right) <= limit) continue;
-      apart++;
-      console.log(`  ${method.name} ${cell}: ${own} of ${all} answers, reference ${right}  <- apart`);
-    }
+    if (withTexts) compareTexts(method, wanted, reference.kl[name]![method.name]);
+    if (withTasks) compareTasks(method, reference.tasks[method.name] ?? {});
   }
   if (args.out) {
     await Deno.mkdir(`${args.out}/${name}`, { recursive: true });

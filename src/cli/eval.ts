@@ -4,12 +4,16 @@ import {
   evaluate,
   type EvaluateOptions,
   type Evaluation,
+  FAMILIES,
+  type Family,
+  generateTasks,
   load,
   parseTasks,
   readCodebook,
   type Regime,
   reportFiles,
   reportMarkdown,
+  type Task,
 } from "../../mod.ts";
 import { Args, UsageError } from "./args.ts";
 import { bundledModel } from "./generate.ts";
@@ -23,7 +27,7 @@ const EVAL_HELP = `usage: commvq eval [OPTIONS]
   --codebook C        codebooks to measure; those beside the model by default; may be repeated
   --text F            text to measure perplexity and divergence on: .jsonl documents with a field 'text', or plain; may
                       be .gz; may be repeated
-  --tasks F           tasks with answers: .jsonl, may be .gz
+  --tasks F           tasks with answers: .jsonl, may be .gz; or KIND@CHARS,... for fresh ones, as passkey@12000
                       without --text and --tasks, the bundled ones
   --baselines A,B     published methods to compare with; 'noise:A' is the control of A
   --regime chunked|deployment   compressed all through, so that errors compound (default), or from a text's middle on
@@ -45,6 +49,8 @@ const QUICK = {
   cells: ["kv_lookup@1500", "copy_words@800"],
 };
 const QUICK_TASKS = 2;
+/** How many tasks of a kind and length are made. */
+const FRESH_TASKS = 24;
 
 type Bits = 1 | 2;
 
@@ -85,6 +91,18 @@ function bundled(name: string): string {
   return join(dirname(bundledModel()), "eval", name);
 }
 
+/** Tasks made up on the spot, where what is asked for is kinds and lengths. */
+function freshTasks(asked: string): Task[] | undefined {
+  if (!/^\w+@\d+(,\w+@\d+)*$/.test(asked)) return undefined;
+  return asked.split(",").flatMap((cell) => {
+    const [kind, chars] = cell.split("@") as [Family, string];
+    if (!FAMILIES.includes(kind)) {
+      throw new UsageError(`Cannot make tasks '${kind}': the kinds are ${FAMILIES.join(", ")}`);
+    }
+    return generateTasks({ family: kind, chars: Number(chars), count: FRESH_TASKS });
+  });
+}
+
 function choice<T extends string>(args: Args, name: string, choices: readonly T[]): T | undefined {
   const value = args.string(name);
   if (value === undefined || choices.includes(value as T)) return value as T | undefined;
@@ -97,7 +115,9 @@ async function readOptions(args: Args, model: string): Promise<EvaluateOptions> 
   const textPaths = own ? texts : [bundled("heldout-books.jsonl.gz")];
   const tasksPath = own ? tasks : bundled("tasks.jsonl.gz"), documents = await readTexts(textPaths);
   const baselines = (args.string("baselines") ?? (quick ? QUICK.baselines : BASELINES)).split(",").filter(Boolean);
-  let read = tasksPath === undefined ? [] : parseTasks(await readFile(tasksPath, "tasks"), tasksPath);
+  let read = tasksPath === undefined
+    ? []
+    : freshTasks(tasksPath) ?? parseTasks(await readFile(tasksPath, "tasks"), tasksPath);
   if (quick && !own) {
     read = QUICK.cells.flatMap((cell) => read.filter((t) => `${t.task}@${t.chars}` === cell).slice(0, QUICK_TASKS));
   }

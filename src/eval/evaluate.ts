@@ -7,7 +7,15 @@ import type { Llama } from "../llama/llama.ts";
 import { inside } from "../llama/llama.ts";
 import { type CodebookMethod, codebookMethod } from "./commvq.ts";
 import { Forward, type LayerError } from "./forward.ts";
-import { ANCHOR, baselineMethods, EXACT, type Method, type Quantizer, quantizerMethod } from "./methods.ts";
+import {
+  ANCHOR,
+  baselineMethods,
+  EXACT,
+  expectBaselines,
+  type Method,
+  type Quantizer,
+  quantizerMethod,
+} from "./methods.ts";
 import { Scorer } from "./scorer.ts";
 import { type Difference, type LanguageFigures, pairedBootstrap, summarize, type TokenScores } from "./stats.ts";
 import { type AnswerSpan, answerSpans, cellOf, depthOf, type Task } from "./tasks.ts";
@@ -167,6 +175,7 @@ export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Pro
   if (!(Number.isInteger(window) && window >= 1 && Number.isInteger(sinks) && sinks >= 0)) {
     throw new RangeError(`Cannot evaluate with a window of ${window} and ${sinks} sinks: they must be >= 1 and >= 0`);
   }
+  expectBaselines(baselines);
   const documents = cut(texts, encode, chunkTokens, chunks, regime), prepared = prepare(tasks, encode);
   const calibrating = baselines.some((name) => name.includes("kvquant"))
     ? cut(calibration, encode, Math.min(2048, chunkTokens), 16, regime).map(({ ids }) => ids)
