@@ -29,6 +29,7 @@ export async function openEngine(gpu: Gpu, source: string | URL, context: number
     config,
     tokenizer,
     decoder,
+    kind: { model: "", bits: "16,16", codebook: "", window: "", sinks: "" },
     disposed: false,
     encode: (prompt) => tokenizer.encode(prompt as string),
     f16Bytes: () => 0,

@@ -12,7 +12,20 @@ import { AttnCodes } from "../kernels/attn_codes.ts";
 import { CodeDecode } from "../kernels/code_decode.ts";
 import { codeQuads } from "../kernels/packed_codes.ts";
 import type { ExactAttention } from "./exact_cache.ts";
-import { type CacheState, expectRoom, type KvCache, type Span } from "./kv_cache.ts";
+import {
+  type CacheArray,
+  type CacheLayout,
+  type CacheState,
+  copyRows,
+  expectRoom,
+  type KvCache,
+  readAll,
+  readRows,
+  type Rows,
+  type Span,
+  turnKeys,
+  writeRows,
+} from "./kv_cache.ts";
 
 /** Blocks that rewinds into codes may leave unfinished, and their number. */
 const MAX_RUNS = 9;
@@ -111,7 +124,12 @@ export class CodeAttention implements Disposable {
     this.unstage();
     const alloc = (label: string): Tensor => this.gpu.alloc(label, "u32", [kvHeads, tokens, headDim / 2]);
     this.#staging = { keys: alloc("prompt keys of a layer"), values: alloc("prompt values of a layer") };
-    await this.gpu.settle();
+    try {
+      await this.gpu.settle();
+    } catch (error) {
+      this.unstage();
+      throw error;
+    }
   }
 
   /** Frees the staging. */
@@ -159,6 +177,8 @@ export class CodeCache implements KvCache {
   #next: State = this.#state;
   /** Blocks that the coming tokens push out of the ring, encoded as they pass each layer. */
   #flush: Run | undefined;
+  /** Whether some layer's ring already holds coming tokens where older ones were. */
+  #torn = false;
   #out: { given: Tensor; rows: Tensor } | undefined;
   readonly #q: Tensor;
 
@@ -186,8 +206,19 @@ export class CodeCache implements KvCache {
     return this.#state.length;
   }
 
+  /** Up to the next block's encoding. */
+  get slack(): number {
+    const { length, runs } = this.#state, { ring, kept: { sinks } } = this.attention;
+    const free = ring - Math.max(0, length - sinks - encodedOf(runs));
+    return free > 0 ? free - 1 : BLOCK - 1;
+  }
+
   get bytes(): number {
     return this.#tensors().reduce((sum, tensor) => sum + tensor.byteLength, 0);
+  }
+
+  get fixedBytes(): number {
+    return CodeCache.bytesOf(this.attention, this.layers, 0);
   }
 
   /** Bytes that a cache allocates, before there is one. */
@@ -199,6 +230,11 @@ export class CodeCache implements KvCache {
     const count = blocks(capacity) + MAX_RUNS, exact = 2 * kvHeads * (kept.sinks + ring) * headDim * 2;
     const bits = codeBits(keys.encoder.codec) + codeBits(values.encoder.codec);
     return layers * (exact + count * (4 * kvHeads * bits + 2 * 2 * BLOCK));
+  }
+
+  /** Tokens that a cache of `tokens`, never rewound, keeps exact. */
+  static nearOf({ ring, kept: { sinks } }: CodeAttention, tokens: number): number {
+    return tokens - flushed(tokens - sinks, ring);
   }
 
   #tensors(): Tensor[] {
@@ -214,16 +250,24 @@ export class CodeCache implements KvCache {
   restore(state: CacheState): void {
     this.#state = this.#next = state as State;
     this.#flush = undefined;
+    if (this.#torn) this.#dropRing();
+    this.#torn = false;
   }
 
-  async begin(tokens: number): Promise<void> {
+  /** Keeps the sinks and the codes alone. */
+  #dropRing(): void {
+    const { length, runs } = this.#state, origin = encodedOf(runs);
+    const kept = Math.min(length, this.attention.kept.sinks + origin);
+    this.#state = this.#next = { length: kept, runs, origin };
+  }
+
+  async begin(tokens: number, coming = 0): Promise<void> {
     expectRoom(this, tokens);
     const { length, runs, origin } = this.#state, { ring, kept: { sinks } } = this.attention;
-    const encoded = encodedOf(runs), coming = Math.max(0, length + tokens - sinks);
-    const out = Math.max(0, Math.ceil((coming - encoded - ring) / BLOCK)) * BLOCK;
+    const encoded = encodedOf(runs), out = flushed(length + tokens - sinks - encoded, ring);
     this.#flush = out > 0 ? { block: blocksOf(runs), tokens: out, position: sinks + encoded } : undefined;
     this.#next = { length: length + tokens, runs: this.#flush ? extend(runs, this.#flush) : runs, origin };
-    if (tokens > 1 || this.decodes) await this.attention.stage(length + tokens);
+    if (tokens > 1 || this.decodes) await this.attention.stage(length + tokens + coming);
   }
 
   attend(commands: Commands, layer: number, io: { qkv: Tensor; out: Tensor }, span: Span): void {
@@ -235,7 +279,9 @@ export class CodeCache implements KvCache {
   #attendOne(commands: Commands, layer: number, { qkv, out }: { qkv: Tensor; out: Tensor }): void {
     const { exact, codes, partialO, partialMd, kept: { sinks } } = this.attention, { ropeTable, dims } = exact;
     const { keys, values } = this.#layers[layer]!, { length: position } = this.#state, { q } = exact.views(1);
-    if (this.#flush) this.#encode(commands, layer, keys.exact, values.exact, this.#slot(this.#flush.position));
+    if (this.#flush) {
+      this.#encode(commands, layer, keys.exact, values.exact, this.#flush, this.#slot(this.#flush.position));
+    }
     const slot = this.#slot(position), tensors = { keys: keys.exact, values: values.exact };
     if (this.decodes) {
       this.#stagePast(commands, layer, { ...this.#next, length: position });
@@ -294,50 +340,45 @@ export class CodeCache implements KvCache {
         decode[side].encode(commands, io, { first, tokens, slot: position, base: position - first });
       }
     }
-    this.#copyExact(commands, layer, state, (at, slot) => ({ from: at, to: slot }), false);
+    this.#copyExact(commands, layer, state, false);
   }
 
   endLayer(commands: Commands, layer: number): void {
     if (this.#next.length - this.#state.length <= 1) return;
     const { keys, values } = this.attention.staging();
-    if (this.#flush) this.#encode(commands, layer, keys, values, this.#flush.position);
-    this.#copyExact(commands, layer, this.#next, (at, slot) => ({ from: slot, to: at }), true);
+    if (this.#flush) this.#encode(commands, layer, keys, values, this.#flush);
+    this.#torn ||= this.#flush !== undefined;
+    this.#copyExact(commands, layer, this.#next, true);
   }
 
-  /** Copies exact tokens between the ring, at `at`, and the staging, where a token's slot is its position. */
-  #copyExact(
-    commands: Commands,
-    layer: number,
-    { length, runs }: State,
-    way: (at: number, slot: number) => { from: number; to: number },
-    toRing: boolean,
-  ): void {
-    const { kept: { sinks }, exact: { dims: { kvHeads, headDim } } } = this.attention, row = 2 * headDim;
-    const encoded = encodedOf(runs),
-      held = Math.max(0, length - sinks - encoded),
-      parts: [number, number, number][] = [];
-    if (length > 0) parts.push([0, 0, Math.min(sinks, length)]);
-    let position = sinks + encoded;
-    for (const [start, count] of this.#segments(encoded, held, 0)) {
-      parts.push([start, position, count]);
-      position += count;
-    }
+  /** Copies exact tokens to the ring or from it; in the staging a token's slot is its position. */
+  #copyExact(commands: Commands, layer: number, state: State, toRing: boolean): void {
+    const skipped = encodedOf(state.runs), { kept: { sinks } } = this.attention;
+    const parts = this.#exactRows(state).map(({ from, to, count }) => {
+      const slot = to < sinks ? to : to + skipped;
+      return toRing ? { from: slot, to: from, count } : { from, to: slot, count };
+    });
     for (const side of ["keys", "values"] as const) {
       const ring = this.#layers[layer]![side].exact, staging = this.attention.staging()[side];
-      const [source, target] = toRing ? [staging, ring] : [ring, staging];
-      for (const [at, slot, count] of parts) {
-        const { from, to } = way(at, slot);
-        for (let k = 0; k < kvHeads && count > 0; k++) {
-          const offset = (tensor: Tensor, first: number): number => (k * tensor.shape[1]! + first) * row;
-          commands.copy(source, target, count * row, offset(source, from), offset(target, to));
-        }
-      }
+      copyRows(commands, ...(toRing ? [staging, ring] as const : [ring, staging] as const), parts);
     }
+  }
+
+  /** Slots of the exact tokens, as rows of their own that follow each other. */
+  #exactRows({ length, runs }: State): Rows[] {
+    const { kept } = this.attention, encoded = encodedOf(runs), sinks = Math.min(kept.sinks, length);
+    const rows: Rows[] = [];
+    let to = 0;
+    for (const [from, count] of this.#segments(encoded, Math.max(0, length - kept.sinks - encoded), sinks)) {
+      rows.push({ from, to, count });
+      to += count;
+    }
+    return rows;
   }
 
   /** Encodes the blocks that leave the ring, from `first` of an exact source on. */
-  #encode(commands: Commands, layer: number, keys: Tensor, values: Tensor, first: number): void {
-    const { tokens, position, block } = this.#flush!, { ropeTable } = this.attention.exact;
+  #encode(commands: Commands, layer: number, keys: Tensor, values: Tensor, run: Run, first = run.position): void {
+    const { tokens, position, block } = run, { ropeTable } = this.attention.exact;
     for (const [side, source] of [["keys", keys], ["values", values]] as const) {
       const { codes, scales } = this.#layers[layer]![side], { encoder, layers } = this.attention[side];
       encoder.encode(commands, layers[layer]!, { source, ropeTable, codes, scales }, {
@@ -370,6 +411,7 @@ export class CodeCache implements KvCache {
   commit(): void {
     this.#state = this.#next;
     this.#flush = undefined;
+    this.#torn = false;
   }
 
   rewind(length: number): void {
@@ -383,7 +425,7 @@ export class CodeCache implements KvCache {
         left -= tokens;
         return tokens > 0 ? [{ ...run, tokens }] : [];
       });
-      if (runs.length >= MAX_RUNS) {
+      if (!hasRoom(runs)) {
         throw new RangeError(`Cannot rewind into encoded tokens more than ${MAX_RUNS - 1} times: start a new session`);
       }
       this.#state = this.#next = { length, runs, origin: keep };
@@ -402,9 +444,114 @@ export class CodeCache implements KvCache {
     return copy;
   }
 
+  layout(): CacheLayout {
+    const { length, runs, origin } = this.#state;
+    return {
+      length,
+      runs: runs.map(({ tokens }) => tokens),
+      start: (encodedOf(runs) - origin) % this.attention.ring,
+    };
+  }
+
+  holds({ length, runs, start }: CacheLayout): boolean {
+    const { ring, kept: { sinks } } = this.attention, encoded = runs.reduce((sum, tokens) => sum + tokens, 0);
+    const window = length - encoded - Math.min(sinks, length);
+    return length <= this.capacity && hasRoom(runs.map((tokens) => ({ tokens }))) && window >= 0 && window <= ring &&
+      start % BLOCK === 0 && start < ring;
+  }
+
+  arrays(layout: CacheLayout): CacheArray[] {
+    const { attention: { gpu, exact: { dims: { kvHeads, headDim } } } } = this;
+    const runs = place(layout.runs, this.attention.kept.sinks), count = blocksOf(runs);
+    const near = layout.length - encodedOf(runs);
+    return this.#layers.flatMap((layer, i) =>
+      (["keys", "values"] as const).flatMap((side): CacheArray[] => {
+        const { exact, codes, scales } = layer[side], name = `layers.${i}.${side}`;
+        const shape = [count, ...codes.shape.slice(1)];
+        return [
+          {
+            ...{ name: `${name}.exact`, dtype: "F16", shape: [kvHeads, near, headDim] },
+            read: () => readRows(gpu, exact, this.#exactRows(this.#state)),
+          },
+          { name: `${name}.codes`, dtype: "U32", shape, read: () => readAll(gpu, codes.view(0, shape)) },
+          {
+            ...{ name: `${name}.scales`, dtype: "F16", shape: [count * BLOCK] },
+            read: () => readAll(gpu, scales.view(0, [count * BLOCK])),
+          },
+        ];
+      })
+    );
+  }
+
+  /**
+   * Between the codes held and those that come, what was exact is encoded: the window held, and the sinks that come.
+   * Without codes to come, exact tokens are encoded as far as the ring does not hold them all.
+   */
+  async append(layout: CacheLayout, read: (name: string) => Promise<ArrayBuffer>, skip: number): Promise<void> {
+    const { gpu, ring, kept: { sinks }, exact: { frequencies, dims: { kvHeads, headDim } } } = this.attention;
+    const { length, runs } = this.#state, theirs = layout.runs.reduce((sum, tokens) => sum + tokens, 0);
+    expectRoom(this, layout.length - skip);
+    if (skip > 0 && theirs > 0 && sinks < skip) {
+      throw new RangeError("Cannot leave out an encoded token as a block of codes is whole: keep sinks exact");
+    }
+    const held = this.#exactRows(this.#state).filter(({ from }) => from >= sinks);
+    const own = held.reduce((sum, { count }) => sum + count, 0),
+      come = layout.length - theirs - skip,
+      near = own + come;
+    // Of the exact tokens, in order: sinks, tokens to encode, tokens for the ring.
+    const first = Math.max(0, Math.min(sinks - length, come)), rest = near - first;
+    const tokens = theirs > 0 ? rest - (layout.length - theirs - sinks) : flushed(rest, ring);
+    const lead = { block: blocksOf(runs), tokens, position: sinks + encodedOf(runs) };
+    const before = tokens > 0 ? extend(runs, lead) : runs, base = blocksOf(before);
+    const coming = place(layout.runs, sinks + encodedOf(before), base), all = coming.reduce(extend, before);
+    if (!hasRoom(all)) {
+      throw new RangeError(
+        `Cannot append as the cache holds at most ${MAX_RUNS} runs of codes: start a new session`,
+      );
+    }
+    const encoded = encodedOf(all), start = length > 0 ? 0 : layout.start;
+    const next: State = { length: length + layout.length - skip, runs: all, origin: encoded - start };
+    const at = sinks + start, here = first + tokens, fits = Math.min(near - here, ring - start);
+    const target = [
+      { from: 0, to: length, count: first },
+      { from: here, to: at, count: fits },
+      { from: here + fits, to: sinks, count: near - here - fits },
+    ];
+    let to = 0;
+    const source = held.map(({ from, count }) => ({ from, to: (to += count) - count, count }));
+    using keys = gpu.alloc("keys to append", "u32", [kvHeads, near, headDim / 2]);
+    using values = gpu.alloc("values to append", "u32", [kvHeads, near, headDim / 2]);
+    await gpu.settle();
+    this.#dropRing();
+    for (const [i, layer] of this.#layers.entries()) {
+      for (const [side, rows] of [["keys", keys], ["values", values]] as const) {
+        const { exact, codes, scales } = layer[side], name = `layers.${i}.${side}`, commands = gpu.commands("append");
+        const halves = await read(`${name}.exact`);
+        if (side === "keys" && length > 0) turnKeys(new Float16Array(halves), frequencies, length - skip);
+        copyRows(commands, exact, rows, source);
+        commands.submit();
+        writeRows(gpu, rows, new Uint16Array(halves), [{ from: skip, to: own, count: come }]);
+        gpu.write(codes, new Uint32Array(await read(`${name}.codes`)), base * codes.shape[1]! * codes.shape[2]! * 4);
+        gpu.write(scales, new Uint16Array(await read(`${name}.scales`)), base * BLOCK * 2);
+      }
+      const commands = gpu.commands("append");
+      if (tokens > 0) this.#encode(commands, i, keys, values, lead, first);
+      copyRows(commands, keys, layer.keys.exact, target);
+      copyRows(commands, values, layer.values.exact, target);
+      commands.submit();
+    }
+    await gpu.settle();
+    this.#state = this.#next = next;
+  }
+
   [Symbol.dispose](): void {
     this.#owned.dispose();
   }
+}
+
+/** Of so many tokens beside the sinks, those that leave a ring of `ring`: whole blocks. */
+function flushed(tokens: number, ring: number): number {
+  return Math.max(0, Math.ceil((tokens - ring) / BLOCK)) * BLOCK;
 }
 
 /** Tokens of all runs. */
@@ -423,4 +570,20 @@ function extend(runs: readonly Run[], more: Run): Run[] {
   const last = runs.at(-1);
   if (!last || last.tokens % BLOCK !== 0) return [...runs, more];
   return [...runs.slice(0, -1), { ...last, tokens: last.tokens + more.tokens }];
+}
+
+/** Runs of so many tokens each, one after the other. */
+function place(tokens: readonly number[], position: number, block = 0): Run[] {
+  const out: Run[] = [];
+  for (const count of tokens) {
+    out.push({ block, tokens: count, position });
+    block += blocks(count);
+    position += count;
+  }
+  return out;
+}
+
+/** Whether runs are few enough, one more after an unfinished block included. */
+function hasRoom(runs: readonly { tokens: number }[]): boolean {
+  return runs.length < MAX_RUNS || (runs.length === MAX_RUNS && runs.at(-1)!.tokens % BLOCK === 0);
 }

@@ -11,7 +11,19 @@ import { AttnDecode } from "../kernels/attn_decode.ts";
 import { AttnMerge } from "../kernels/attn_merge.ts";
 import { AttnPrefill } from "../kernels/attn_prefill.ts";
 import { RopeStore } from "../kernels/rope_store.ts";
-import { type AttentionDims, type CacheState, expectRoom, type KvCache, type Span } from "./kv_cache.ts";
+import {
+  type AttentionDims,
+  type CacheArray,
+  type CacheLayout,
+  type CacheState,
+  copyRows,
+  expectRoom,
+  type KvCache,
+  readRows,
+  type Span,
+  turnKeys,
+  writeRows,
+} from "./kv_cache.ts";
 
 /** Kernels, tables and scratch of exact attention, shared by all caches of a model. */
 export class ExactAttention implements Disposable {
@@ -26,7 +38,7 @@ export class ExactAttention implements Disposable {
   private constructor(
     readonly gpu: Gpu,
     readonly dims: AttentionDims,
-    frequencies: Float64Array,
+    readonly frequencies: Float64Array,
     context: number,
     chunk: number,
     readonly store: RopeStore,
@@ -84,6 +96,9 @@ export class ExactAttention implements Disposable {
 
 /** Keys and values `u32 [K][capacity][D/2]` of every layer, two halves a word. */
 export class ExactCache implements KvCache {
+  /** Nothing is ever encoded. */
+  readonly slack: number = Infinity;
+  readonly fixedBytes: number = 0;
   #length = 0;
   #pending = 0;
   readonly #owned = new DisposableStack();
@@ -155,19 +170,47 @@ export class ExactCache implements KvCache {
   }
 
   fork(): ExactCache {
-    const copy = new ExactCache(this.attention, this.layers, this.capacity), { kvHeads, headDim } = this.attention.dims;
-    const commands = this.attention.gpu.commands("fork"), row = headDim * 2;
+    const copy = new ExactCache(this.attention, this.layers, this.capacity);
+    const commands = this.attention.gpu.commands("fork"), all = [{ from: 0, to: 0, count: this.#length }];
     this.#layers.forEach(({ keys, values }, i) => {
-      for (const [from, to] of [[keys, copy.#layers[i]!.keys], [values, copy.#layers[i]!.values]] as const) {
-        for (let k = 0; k < kvHeads && this.#length > 0; k++) {
-          const at = k * this.capacity * row;
-          commands.copy(from, to, this.#length * row, at, at);
-        }
-      }
+      copyRows(commands, keys, copy.#layers[i]!.keys, all);
+      copyRows(commands, values, copy.#layers[i]!.values, all);
     });
     commands.submit();
     copy.#length = this.#length;
     return copy;
+  }
+
+  layout(): CacheLayout {
+    return { length: this.#length, runs: [], start: 0 };
+  }
+
+  holds({ length, runs }: CacheLayout): boolean {
+    return length <= this.capacity && runs.length === 0;
+  }
+
+  arrays({ length }: CacheLayout): CacheArray[] {
+    const { gpu, dims: { kvHeads, headDim } } = this.attention, shape = [kvHeads, length, headDim];
+    const array = (name: string, tensor: Tensor): CacheArray => {
+      return { name, dtype: "F16", shape, read: () => readRows(gpu, tensor, [{ from: 0, to: 0, count: length }]) };
+    };
+    return this.#layers.flatMap(({ keys, values }, i) => [
+      array(`layers.${i}.keys.exact`, keys),
+      array(`layers.${i}.values.exact`, values),
+    ]);
+  }
+
+  async append({ length }: CacheLayout, read: (name: string) => Promise<ArrayBuffer>, skip: number): Promise<void> {
+    const { gpu, frequencies } = this.attention, count = length - skip, to = this.#length;
+    expectRoom(this, count);
+    for (const [i, layer] of this.#layers.entries()) {
+      for (const side of ["keys", "values"] as const) {
+        const bytes = await read(`layers.${i}.${side}.exact`);
+        if (side === "keys" && to > 0) turnKeys(new Float16Array(bytes), frequencies, to - skip);
+        writeRows(gpu, layer[side], new Uint16Array(bytes), [{ from: skip, to, count }]);
+      }
+    }
+    this.#length += count;
   }
 
   [Symbol.dispose](): void {

@@ -4,6 +4,7 @@
  * @module
  */
 import type { Commands } from "../gpu/commands.ts";
+import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 
 /** Axes of one attention layer. */
@@ -24,20 +25,18 @@ export interface CacheState {
   readonly length: number;
 }
 
-/** Keys and values of one sequence, for every layer. */
-export interface KvCache extends Disposable {
+/** What the layers see of a cache. */
+export interface LayerCache {
   /** Tokens held. */
   readonly length: number;
   /** The most tokens it can hold. */
   readonly capacity: number;
-  /** Bytes allocated on the GPU. */
-  readonly bytes: number;
   /** Counters to return to with {@linkcode restore} if commands encoded since are dropped. */
   state(): CacheState;
-  /** Takes the counters back to `state`. */
+  /** Takes the counters back to `state`; newest tokens whose place was taken meanwhile are lost, and `length` says so. */
   restore(state: CacheState): void;
-  /** Makes room for `tokens` more, which the next calls bring layer by layer. */
-  begin(tokens: number): Promise<void> | void;
+  /** Makes room for `tokens` more, which the next calls bring layer by layer, and for `coming` after them. */
+  begin(tokens: number, coming?: number): Promise<void> | void;
   /**
    * Adds one span's keys and values to a layer and attends to everything before and in it.
    *
@@ -48,14 +47,111 @@ export interface KvCache extends Disposable {
   endLayer(commands: Commands, layer: number): void;
   /** Every layer has been served: the tokens count from now on. */
   commit(): void;
+}
+
+/** Keys and values of one sequence, for every layer. */
+export interface KvCache extends LayerCache, Disposable {
+  /** How many tokens after the next one can be taken back as if they had never come. */
+  readonly slack: number;
+  /** Bytes allocated on the GPU. */
+  readonly bytes: number;
+  /** Of these, what is the same for any capacity. */
+  readonly fixedBytes: number;
   /** Forgets all but the first `length` tokens. */
   rewind(length: number): void;
   /** A copy with its own memory. */
   fork(): KvCache;
+  /** What is where, to be saved beside {@linkcode arrays}. */
+  layout(): CacheLayout;
+  /** Whether this cache, empty, could hold a layout. */
+  holds(layout: CacheLayout): boolean;
+  /** The arrays that a layout takes in a file, and this cache's own bytes of them. */
+  arrays(layout: CacheLayout): CacheArray[];
+  /**
+   * Adds tokens of a saved cache after those held, their keys turned to the new positions; an empty cache becomes the
+   * saved one. The first `skip` of them, all exact, are left out. An array that cannot be read leaves a cache that has lost at most its
+   * newest tokens.
+   *
+   * @param read bytes of an array of the saved cache
+   */
+  append(layout: CacheLayout, read: (name: string) => Promise<ArrayBuffer>, skip: number): Promise<void>;
+}
+
+/** Where a cache's tokens are: the sinks exact, then runs of codes, then the window exact. */
+export interface CacheLayout {
+  readonly length: number;
+  /** Tokens of each run of codes; each begins a block of 32. */
+  readonly runs: readonly number[];
+  /** Slot of the window's first token. */
+  readonly start: number;
+}
+
+/** One array of a saved cache. */
+export interface CacheArray {
+  readonly name: string;
+  readonly dtype: "F16" | "U32";
+  readonly shape: readonly number[];
+  read(): Promise<ArrayBuffer>;
+}
+
+/** Rows `[from, from + count)` of every head of one tensor, which are rows from `to` on of another. */
+export interface Rows {
+  readonly from: number;
+  readonly to: number;
+  readonly count: number;
+}
+
+/** Copies rows between tensors `u32 [K][rows][D/2]`. */
+export function copyRows(commands: Commands, source: Tensor, target: Tensor, parts: readonly Rows[]): void {
+  const [heads, , words] = source.shape as [number, number, number];
+  const at = (tensor: Tensor, head: number, row: number): number => 4 * words * (head * tensor.shape[1]! + row);
+  for (const { from, to, count } of parts) {
+    for (let k = 0; k < heads && count > 0; k++) {
+      commands.copy(source, target, 4 * words * count, at(source, k, from), at(target, k, to));
+    }
+  }
+}
+
+/** Halves `[K][T][D]` of rows of a tensor `u32 [K][rows][D/2]`. */
+export async function readRows(gpu: Gpu, tensor: Tensor, parts: readonly Rows[]): Promise<ArrayBuffer> {
+  const [heads, , words] = tensor.shape as [number, number, number];
+  using rows = gpu.alloc("rows to save", "u32", [heads, parts.reduce((sum, { count }) => sum + count, 0), words]);
+  const commands = gpu.commands("read rows");
+  copyRows(commands, tensor, rows, parts);
+  commands.submit();
+  return await readAll(gpu, rows);
+}
+
+/** A tensor's bytes, of which there may be none. */
+export function readAll(gpu: Gpu, tensor: Tensor): Promise<ArrayBuffer> {
+  return tensor.byteLength > 0 ? gpu.read(tensor) : Promise.resolve(new ArrayBuffer(0));
+}
+
+/** Puts halves `[K][T][D]` in rows of a tensor `u32 [K][rows][D/2]`. */
+export function writeRows(gpu: Gpu, tensor: Tensor, halves: Uint16Array, parts: readonly Rows[]): void {
+  const [heads, , words] = tensor.shape as [number, number, number];
+  using rows = gpu.upload("saved rows", "u32", [heads, halves.length / (2 * heads * words), words], halves);
+  const commands = gpu.commands("write rows");
+  copyRows(commands, rows, tensor, parts);
+  commands.submit();
+}
+
+/** Turns keys `[K][T][D]`, rotated as RoPE does, by so many positions more. */
+export function turnKeys(keys: Float16Array, frequencies: Float64Array, positions: number): void {
+  const pairs = frequencies.length;
+  const cos = frequencies.map((theta) => Math.cos(theta * positions)),
+    sin = frequencies.map((theta) => Math.sin(theta * positions));
+  for (let at = 0; at < keys.length; at += 2 * pairs) {
+    for (let d = 0; d < pairs; d++) {
+      const re = keys[at + d]!, im = keys[at + pairs + d]!;
+      keys[at + d] = re * cos[d]! - im * sin[d]!;
+      keys[at + pairs + d] = re * sin[d]! + im * cos[d]!;
+    }
+  }
 }
 
 /** Throws unless `tokens` more fit a cache. */
-export function expectRoom(cache: KvCache, tokens: number): void {
+export function expectRoom(cache: LayerCache, tokens: number): void {
   const { length, capacity } = cache;
   if (length + tokens > capacity) {
     throw new RangeError(

@@ -28,6 +28,11 @@ export class GpuUnavailableError extends Error {
 export class GpuMemoryError extends Error {
   /** The class, for code that has only the object. */
   override name = "GpuMemoryError";
+
+  /** `granted` bytes were in use as the GPU refused more. */
+  constructor(message: string, readonly granted: number = 0) {
+    super(message);
+  }
 }
 
 /** The GPU device was lost: driver reset, unplugged, or out of memory. */

@@ -424,6 +424,43 @@ export function codeEncodeShapes(
   };
 }
 
+/** Tensors of `code_metric`: a matrix a head, in the components' order. */
+export function codeMetricShapes(dims: Omit<EmDims, "stage">): Record<"residual" | "metric", Shape> {
+  const { heads, headDim } = dims;
+  return { residual: residualShape(dims), metric: [heads, headDim, headDim] };
+}
+
+/** Tensors of `code_select`: residuals of `capacity` tokens, of which two caches hold the first `tokens`. */
+export function codeSelectShapes(
+  dims: Omit<EmDims, "stage"> & { readonly capacity: number; readonly scales: number },
+): Record<"residual" | "scales" | "thresholds" | "fromCache" | "toCache" | "picked", Shape> {
+  const { heads, headDim, tokens, capacity, scales } = dims, cache = [heads, tokens, headDim / 2];
+  return {
+    residual: residualShape({ headDim, heads, tokens: capacity }),
+    scales: [scales],
+    thresholds: [heads],
+    fromCache: cache,
+    toCache: cache,
+    picked: [heads, tokens],
+  };
+}
+
+/** Tensors of `code_beam`: those of `code_encode`, but for codes that are not packed. */
+export function codeBeamShapes(
+  dims: Omit<Parameters<typeof codeEncodeShapes>[0], "codeBlocks">,
+): Record<"residual" | "table" | "gram" | "fields" | "raw", Shape> {
+  const { residual, table, gram, fields } = codeEncodeShapes({ ...dims, codeBlocks: 0 });
+  return { residual, table, gram, fields, raw: codePackShapes({ ...dims, codeBlocks: 0 }).raw };
+}
+
+/** Tensors of `code_pack`: codes of `capacity` tokens, token by token, and `codeBlocks` packed blocks. */
+export function codePackShapes(
+  dims: Parameters<typeof codeEncodeShapes>[0],
+): Record<"raw" | "fields" | "codes", Shape> {
+  const { fields, codes } = codeEncodeShapes(dims);
+  return { raw: [dims.heads, blocks(dims.capacity), BLOCK, fields[0]!], fields, codes };
+}
+
 /** Heads whose vectors share a token's scale. */
 export interface VectorDims {
   /** Heads. */

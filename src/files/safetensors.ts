@@ -105,21 +105,30 @@ export interface TensorData {
   readonly data: ArrayBufferView;
 }
 
+/** A tensor to write whose bytes are read in its turn, so that not all of them are in memory at a time. */
+export interface TensorSource {
+  readonly dtype: SafetensorsType;
+  readonly shape: readonly number[];
+  read(): Promise<ArrayBuffer>;
+}
+
+function expectBytes(name: string, { dtype, shape }: TensorData | TensorSource, byteLength: number): void {
+  const want = bytesOf(dtype, shape);
+  if (byteLength === want) return;
+  throw new TypeError(`Cannot write '${name}' as ${dtype} [${shape}] needs ${want} bytes: it has ${byteLength}`);
+}
+
 /** The length and the JSON that begin a file: the same tensors and metadata give the same bytes. */
 function encodeHeader(
-  tensors: Readonly<Record<string, TensorData>>,
+  tensors: Readonly<Record<string, TensorData | TensorSource>>,
   metadata: Readonly<Record<string, string>>,
 ): Uint8Array {
   const header: Record<string, unknown> = {};
   header.__metadata__ = Object.fromEntries(Object.entries(metadata).toSorted(([a], [b]) => a < b ? -1 : 1));
   let size = 0;
-  for (const [name, { dtype, shape, data }] of Object.entries(tensors)) {
-    const want = bytesOf(dtype, shape);
-    if (data.byteLength !== want) {
-      throw new TypeError(
-        `Cannot write '${name}' as ${dtype} [${shape}] needs ${want} bytes: it has ${data.byteLength}`,
-      );
-    }
+  for (const [name, tensor] of Object.entries(tensors)) {
+    const { dtype, shape } = tensor, want = bytesOf(dtype, shape);
+    if ("data" in tensor) expectBytes(name, tensor, tensor.data.byteLength);
     header[name] = { dtype, shape, data_offsets: [size, size + want] };
     size += want;
   }
@@ -133,17 +142,23 @@ function encodeHeader(
 /** Writes a safetensors file in one step: an interruption leaves the old file or the new one, never half of one. */
 export async function writeSafetensors(
   path: string,
-  tensors: Readonly<Record<string, TensorData>>,
+  tensors: Readonly<Record<string, TensorData | TensorSource>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const header = encodeHeader(tensors, metadata), unfinished = `${path}.unfinished`;
   try {
     {
       using file = await Deno.open(unfinished, { write: true, create: true, truncate: true });
-      for (const { buffer, byteOffset, byteLength } of [header, ...Object.values(tensors).map(({ data }) => data)]) {
+      const write = async ({ buffer, byteOffset, byteLength }: ArrayBufferView): Promise<void> => {
         for (let at = 0; at < byteLength;) {
           at += await file.write(new Uint8Array(buffer, byteOffset + at, byteLength - at));
         }
+      };
+      await write(header);
+      for (const [name, tensor] of Object.entries(tensors)) {
+        const bytes = "data" in tensor ? tensor.data : new Uint8Array(await tensor.read());
+        expectBytes(name, tensor, bytes.byteLength);
+        await write(bytes);
       }
       await file.sync();
     }

@@ -46,6 +46,7 @@ export class Commands {
   readonly #firstSlot: number;
   #pass: GPUComputePassEncoder | undefined;
   #timestamps: GPUComputePassTimestampWrites | undefined;
+  #finished: GPUCommandBuffer | undefined;
 
   constructor(readonly gpu: Gpu, readonly label = "commands") {
     this.#encoder = gpu.device.createCommandEncoder({ label });
@@ -82,14 +83,21 @@ export class Commands {
     this.#timestamps = timestamps;
   }
 
+  /** Closes the list, ahead of {@linkcode submit}: what validation costs need not keep the GPU waiting. */
+  finish(): void {
+    this.gpu.check();
+    this.gpu.device.pushErrorScope("validation"); // an uncaptured error would arrive a turn of the event loop later
+    this.#finished = this.encoder.finish();
+    this.gpu.watch("record " + this.label);
+  }
+
   /** Sends everything to the GPU. */
   submit(): void {
+    if (!this.#finished) this.finish();
     const { device, ring } = this.gpu;
-    this.gpu.check();
-    device.pushErrorScope("validation"); // an uncaptured error would arrive a turn of the event loop later
-    const finished = this.encoder.finish();
+    device.pushErrorScope("validation");
     ring.flush(this.#firstSlot);
-    device.queue.submit([finished]);
+    device.queue.submit([this.#finished!]);
     this.gpu.watch("run " + this.label);
   }
 }

@@ -190,12 +190,13 @@ export class Gpu implements Disposable {
 
   /** Closes the open error scope; what it caught is thrown at the next {@linkcode settle}. */
   watch(action: string): void {
+    const { bytes } = this;
     const promise = this.device.popErrorScope().then((error) => {
       if (!error) return;
       const memory = !(error instanceof GPUValidationError);
       this.fail(
         memory
-          ? new GpuMemoryError(`Cannot ${action} as the GPU has not that much memory left`)
+          ? new GpuMemoryError(`Cannot ${action} as the GPU has not that much memory left`, bytes)
           : new Error(`Cannot ${action} as the GPU refused it: ${error.message}`),
       );
     });

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import type { KvCache, Span } from "../attention/kv_cache.ts";
+import type { LayerCache, Span } from "../attention/kv_cache.ts";
+import { GpuMemoryError } from "../core/errors.ts";
 import type { LlamaConfig } from "../core/model.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
@@ -13,6 +14,11 @@ import type { Weights } from "./weights.ts";
 
 /** Tokens that go through a layer at once in prefill: enough to fill a large GPU's matrix kernels. */
 const CHUNK = 1024;
+
+/** Bytes of activations that a prompt may take at once: those of 64K tokens of a model of 8 billion weights. */
+const PROMPT_BYTES = 2 ** 30;
+/** Tokens that go at once in any case. */
+const LEAST = 64;
 
 /** What {@linkcode Decoder.prefill} reports and heeds. */
 export interface PrefillOptions {
@@ -49,6 +55,8 @@ export class Decoder implements Disposable {
   /** Logits `[1][V]` of the newest token. */
   readonly logits: Tensor;
   readonly chunk: number;
+  /** Bytes of activations that a prompt may take at once; less is granted by less memory. */
+  promptBytes: number;
 
   private constructor(
     readonly gpu: Gpu,
@@ -60,6 +68,7 @@ export class Decoder implements Disposable {
     const { hidden, vocab } = config;
     this.chunk = Math.min(CHUNK, Math.ceil(context / 64) * 64);
     while (this.chunk > 64 && this.chunk * Math.max(...widths(config)) * 4 > gpu.maxBytes) this.chunk /= 2;
+    this.promptBytes = Math.min(PROMPT_BYTES, gpu.maxBytes);
     this.#activations = widths(config).map((width) =>
       this.#owned.use(gpu.alloc("activations", "f32", [this.chunk, width]))
     );
@@ -73,7 +82,7 @@ export class Decoder implements Disposable {
   }
 
   /** Encodes one step: the token in `ids u32 [1]` goes through every layer and leaves its logits. */
-  step(commands: Commands, ids: Tensor, cache: KvCache): void {
+  step(commands: Commands, ids: Tensor, cache: LayerCache): void {
     const span = { offset: 0, tokens: 1 }, scratch = this.#scratchOf(1);
     this.layer.embed(commands, ids, this.#x);
     for (let i = 0; i < this.config.layers; i++) {
@@ -86,23 +95,61 @@ export class Decoder implements Disposable {
 
   /**
    * Runs `ids` through the layers, one layer after the other over the whole prompt, so that only one layer's exact
-   * keys and values need to live at a time; leaves the last token's logits. Stops between chunks when aborted, and
-   * then the cache is as before.
+   * keys and values need to live at a time; leaves the last token's logits. A prompt whose activations do not fit goes
+   * in segments, each of which sees those before it as the cache keeps them. Stops between chunks when aborted, and then
+   * the cache holds the segments that were through.
    */
-  prefill(ids: readonly number[], cache: KvCache, options: PrefillOptions = {}): Promise<void> {
+  prefill(ids: readonly number[], cache: LayerCache, options: PrefillOptions = {}): Promise<void> {
     return this.#inTurn(() => this.#prefill(ids, cache, options));
   }
 
+  /** @param visit sees the residual stream of each segment after the last layer */
   async #prefill(
     ids: readonly number[],
-    cache: KvCache,
+    cache: LayerCache,
     { onProgress, signal, finish, layers = this.config.layers }: PrefillOptions,
+    visit?: (x: Tensor, span: Span) => Promise<void>,
   ): Promise<void> {
     signal?.throwIfAborted();
+    let x: Tensor | undefined;
+    for (let offset = 0, tokens = 0; offset < ids.length; offset += tokens) {
+      const report = (done: number): void => onProgress?.(layers * offset + done, layers * ids.length);
+      try {
+        const part = ids.slice(offset, offset + this.#segment);
+        tokens = part.length;
+        x = await this.#segmentOf(part, ids.length - offset - tokens, cache, { layers, report, signal });
+      } catch (error) {
+        if (!(error instanceof GpuMemoryError) || tokens <= LEAST) throw error;
+        this.#release(); // and again with less
+        this.promptBytes = 2 * this.config.hidden * tokens;
+        tokens = 0;
+        continue;
+      }
+      await visit?.(x, { offset, tokens });
+    }
+    if (!x || layers < this.config.layers) return;
+    const commands = this.gpu.commands("head");
+    this.layer.head(commands, x, x.shape[0]! - 1, this.logits);
+    finish?.(commands);
+    commands.submit();
+  }
+
+  /** The most tokens of a segment. */
+  get #segment(): number {
+    return Math.max(LEAST, Math.floor(this.promptBytes / (4 * this.config.hidden)) & ~63);
+  }
+
+  /** Runs a segment, after which `coming` tokens come, and gives its residual stream after the last of the layers. */
+  async #segmentOf(
+    ids: readonly number[],
+    coming: number,
+    cache: LayerCache,
+    { layers, report, signal }: { layers: number; report: (done: number) => void; signal?: AbortSignal },
+  ): Promise<Tensor> {
     const state = cache.state();
     try {
       const x = await this.#embedAll(ids);
-      await cache.begin(ids.length);
+      await cache.begin(ids.length, coming);
       for (let i = 0; i < layers; i++) {
         for (const span of spans(ids.length, this.chunk)) {
           const commands = this.gpu.commands(`prefill layer ${i}`);
@@ -111,15 +158,11 @@ export class Decoder implements Disposable {
           commands.submit();
           await this.gpu.idle(); // so that an abort, or a signal to the process, is heard in time
           signal?.throwIfAborted();
-          onProgress?.(i * ids.length + span.offset + span.tokens, layers * ids.length);
+          report(i * ids.length + span.offset + span.tokens);
         }
       }
       cache.commit();
-      if (layers < this.config.layers) return;
-      const commands = this.gpu.commands("head"), last = ids.length - 1;
-      this.layer.head(commands, x, last, this.logits);
-      finish?.(commands);
-      commands.submit();
+      return x;
     } catch (error) {
       cache.restore(state);
       throw error;
@@ -132,7 +175,7 @@ export class Decoder implements Disposable {
    */
   forward(
     ids: readonly number[],
-    cache: KvCache,
+    cache: LayerCache,
     visit: (logits: Tensor, span: Span) => Promise<void>,
   ): Promise<void> {
     return this.#inTurn(() => this.#forward(ids, cache, visit));
@@ -140,19 +183,19 @@ export class Decoder implements Disposable {
 
   async #forward(
     ids: readonly number[],
-    cache: KvCache,
+    cache: LayerCache,
     visit: (logits: Tensor, span: Span) => Promise<void>,
   ): Promise<void> {
-    await this.#prefill(ids, cache, {});
     const most = Math.max(1, Math.min(this.chunk, Math.floor(2 ** 26 / this.config.vocab)) & ~63 || 1);
     using logits = this.gpu.alloc("all logits", "f32", [Math.min(most, ids.length), this.config.vocab]);
-    for (const span of spans(ids.length, most)) {
-      const commands = this.gpu.commands("all logits"), x = rows(this.#prompt!, span);
-      const out = logits.view(0, [span.tokens, this.config.vocab]);
-      this.layer.heads(commands, x, this.#scratchOf(span.tokens), out);
-      commands.submit();
-      await visit(out, span);
-    }
+    await this.#prefill(ids, cache, {}, async (x, segment) => {
+      for (const { offset, tokens } of spans(segment.tokens, most)) {
+        const commands = this.gpu.commands("all logits"), out = logits.view(0, [tokens, this.config.vocab]);
+        this.layer.heads(commands, rows(x, { offset, tokens }), this.#scratchOf(tokens), out);
+        commands.submit();
+        await visit(out, { offset: segment.offset + offset, tokens });
+      }
+    });
   }
 
   async #inTurn(body: () => Promise<void>): Promise<void> {
@@ -161,7 +204,7 @@ export class Decoder implements Disposable {
     await turn;
   }
 
-  #layer(commands: Commands, i: number, x: Tensor, scratch: Scratch, cache: KvCache, span: Span): void {
+  #layer(commands: Commands, i: number, x: Tensor, scratch: Scratch, cache: LayerCache, span: Span): void {
     this.layer.qkv(commands, i, x, scratch);
     cache.attend(commands, i, { qkv: scratch.qkv, out: scratch.mixed }, span);
     this.layer.rest(commands, i, x, scratch);
@@ -171,7 +214,7 @@ export class Decoder implements Disposable {
   async #embedAll(ids: readonly number[]): Promise<Tensor> {
     const { hidden } = this.config, size = ids.length * hidden;
     if (!this.#prompt || elements(this.#prompt.shape) < size) {
-      this.#prompt?.[Symbol.dispose]();
+      this.#release();
       this.#prompt = this.gpu.alloc("prompt activations", "f32", [ids.length, hidden]);
       await this.gpu.settle();
     }
@@ -185,6 +228,11 @@ export class Decoder implements Disposable {
     return x;
   }
 
+  #release(): void {
+    this.#prompt?.[Symbol.dispose]();
+    this.#prompt = undefined;
+  }
+
   #scratchOf(tokens: number): Scratch {
     let views = this.#views.get(tokens);
     if (views) return views;
@@ -196,7 +244,7 @@ export class Decoder implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#prompt?.[Symbol.dispose]();
+    this.#release();
     this.#owned.dispose();
   }
 }

@@ -1,11 +1,16 @@
 /**
- * What a model's files hold, without a GPU.
+ * What files hold, without a GPU.
  *
  * @module
  */
 import type { LlamaConfig, WeightType } from "../core/model.ts";
 import { llamaConfig, llamaFiles } from "../files/llama_config.ts";
 import { fingerprint, openModel } from "../files/model_files.ts";
+import { type Codebook, isAdditive, readCodebook } from "../codebook/file.ts";
+import { codeBits } from "../core/codec.ts";
+import { readSafetensors } from "../files/safetensors.ts";
+import { openSource } from "../files/source.ts";
+import { type CacheKind, openCache } from "./saved.ts";
 
 /** What {@linkcode inspectModel} tells. */
 export interface ModelInspection {
@@ -47,5 +52,70 @@ export async function inspectModel(source: string | URL): Promise<ModelInspectio
     weightBytes,
     bytesByType,
     f16BytesPerToken: 4 * config.layers * config.kvHeads * config.headDim,
+  };
+}
+
+/** What {@linkcode inspectCache} tells: with whom a saved cache agrees, and what it holds. */
+export interface CacheInspection extends CacheKind {
+  /** Tells it from a model. */
+  readonly kind: "cache";
+  /** Name of the file. */
+  readonly name: string;
+  /** Tokens in all. */
+  readonly tokens: number;
+  /** Tokens of which there are codes; the others are exact. */
+  readonly encoded: number;
+  /** Layers. */
+  readonly layers: number;
+  /** Bytes of the file. */
+  readonly byteLength: number;
+}
+
+/** Reads the header of a cache that a session saved. Throws `FileFormatError` for any other file. */
+export async function inspectCache(source: string | URL): Promise<CacheInspection> {
+  using saved = await openCache(source);
+  const { kind, tokens, layout: { runs }, file, source: { name, size } } = saved;
+  return {
+    ...{ kind: "cache", name, ...kind, tokens: tokens.length },
+    encoded: runs.reduce((sum, tokens) => sum + tokens, 0),
+    layers: [...file.tensors.keys()].filter((name) => name.endsWith(".keys.exact")).length,
+    byteLength: size,
+  };
+}
+
+/** What {@linkcode inspectFile} tells of a codebook. */
+export interface CodebookInspection {
+  /** Tells it from a model. */
+  readonly kind: "codebook";
+  /** Name of the file. */
+  readonly name: string;
+  /** The model that it is for. */
+  readonly model: Codebook["model"];
+  /** Layers trained. */
+  readonly finished: number;
+  /** Bits an element of keys and of values, scales included, where all stages are used. */
+  readonly bits: { readonly k: number; readonly v: number };
+  /** How words are stored. */
+  readonly precision: Codebook["precision"];
+  /** How it was trained. */
+  readonly record: Codebook["record"];
+  /** Bytes of the file. */
+  readonly byteLength: number;
+}
+
+/** Tells what a model, a codebook or a saved cache holds. Throws `FileFormatError` for what is none of them. */
+export async function inspectFile(
+  source: string | URL,
+): Promise<ModelInspection | CodebookInspection | CacheInspection> {
+  if (!/\.safetensors$/i.test(String(source))) return await inspectModel(source);
+  using file = await openSource(source);
+  const { metadata: { format } } = await readSafetensors(file), { name, size: byteLength } = file;
+  if (format !== "commvq-codebook") return await inspectCache(source);
+  const { model, keys, values, precision, layers, record } = await readCodebook(source);
+  const scale = 16 / model.kvHeads, bits = (codes: number): number => (codes + scale) / model.headDim;
+  const v = isAdditive(values) ? bits(codeBits(values)) : values.bits;
+  return {
+    ...{ kind: "codebook", name, model, finished: layers.length, precision, record, byteLength },
+    bits: { k: bits(codeBits(keys)), v },
   };
 }

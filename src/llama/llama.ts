@@ -6,6 +6,8 @@
 import { CodeCache } from "../attention/code_cache.ts";
 import { ExactAttention, ExactCache } from "../attention/exact_cache.ts";
 import type { KvCache } from "../attention/kv_cache.ts";
+import { bitsAll, bitsEffective } from "../core/bits.ts";
+import { GpuMemoryError } from "../core/errors.ts";
 import type { LlamaConfig } from "../core/model.ts";
 import { llamaConfig } from "../files/llama_config.ts";
 import { fingerprint, openModel } from "../files/model_files.ts";
@@ -16,7 +18,9 @@ import type { Codebook } from "../codebook/file.ts";
 import { compress, type Compressed } from "./compressed.ts";
 import { Decoder } from "./decoder.ts";
 import type { Generation } from "./generation.ts";
-import { generateIn, type GenerateOptions, Session } from "./session.ts";
+import { expectBinds, refusedWeights } from "./memory.ts";
+import type { CacheKind } from "./saved.ts";
+import { generateIn, type GenerateOptions, type Prompt, Session } from "./session.ts";
 import { loadWeights } from "./weights.ts";
 
 /** Bits of the cache: one number for keys and values, or one for each; 16 is exact. */
@@ -54,10 +58,12 @@ export interface Engine {
   readonly config: LlamaConfig;
   readonly tokenizer: Tokenizer;
   readonly decoder: Decoder;
+  /** What a saved cache must agree with. */
+  readonly kind: CacheKind;
   /** Whether all of it is gone. */
   readonly disposed: boolean;
-  /** Ids of a prompt, chat messages through the model's own template. */
-  encode(prompt: string | readonly Message[]): number[];
+  /** Ids of a prompt, of chat messages through the model's own template. */
+  encode(prompt: Prompt): number[];
   /** Bytes of an f16 cache for `tokens`. */
   f16Bytes(tokens: number): number;
 }
@@ -66,6 +72,12 @@ export interface Engine {
 export interface KvFigures {
   /** Bits an element of keys and of values: codes and scales. */
   readonly bits: { readonly k: number; readonly v: number };
+  /** Bits an element of both: codes and scales. */
+  readonly bitsCode: number;
+  /** Bits an element of a sequence of so many tokens, with those that are exact. */
+  bitsEffective(tokens: number): number;
+  /** And with the codebooks, as if that sequence were all there is. */
+  bitsAll(tokens: number): number;
   /** Bytes that one session's cache allocates on the GPU. */
   readonly bytes: number;
   /** Bytes of an f16 cache for as many tokens. */
@@ -134,7 +146,13 @@ export class Llama implements Disposable {
     const tokenizer = createTokenizer(files.tokenizer);
     using building = new DisposableStack();
     const gpu = building.use(await Gpu.create({ device }));
-    const weights = building.use(await loadWeights(gpu, files, config, { onProgress, signal }));
+    expectBinds(config, maxContext, gpu.maxBytes);
+    const weights = building.use(
+      await loadWeights(gpu, files, config, { onProgress, signal }).catch((error) => {
+        const bytes = [...files.tensors.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+        throw error instanceof GpuMemoryError ? refusedWeights(error, files.name, bytes) : error;
+      }),
+    );
     const decoder = building.use(await Decoder.create(gpu, config, weights, maxContext));
     const attention = building.use(
       await ExactAttention.create(gpu, config, weights.frequencies, maxContext, decoder.chunk),
@@ -149,15 +167,28 @@ export class Llama implements Disposable {
     await gpu.settle();
     onProgress?.({ phase: "kernels", loaded: 1, total: 1 });
     const owned = building.move();
+    const kind: CacheKind = compressed
+      ? {
+        model: print,
+        bits: `${bits.bits.k},${bits.bits.v}`,
+        codebook: compressed.digest,
+        window: `${bits.window}`,
+        sinks: `${bits.sinks}`,
+      }
+      : { model: print, bits: "16,16", codebook: "", window: "", sinks: "" };
     const engine: Engine = {
       gpu,
       config,
       tokenizer,
       decoder,
+      kind,
       get disposed() {
         return owned.disposed;
       },
-      encode: (prompt) => typeof prompt === "string" ? tokenizer.encode(prompt) : encodeChat(tokenizer, prompt),
+      encode: (prompt) => {
+        if (typeof prompt === "string") return tokenizer.encode(prompt);
+        return typeof prompt[0] === "object" ? encodeChat(tokenizer, prompt as Message[]) : [...prompt as number[]];
+      },
       f16Bytes: (tokens) => 2 * 2 * tokens * config.layers * config.kvHeads * config.headDim,
     };
     return new Llama(owned, engine, attention, compressed, files.name, print, maxContext);
@@ -179,15 +210,15 @@ export class Llama implements Disposable {
   }
 
   /**
-   * Continues a string, or answers chat messages through the model's own template. Iterate the result for tokens as
+   * Continues a string or ids, or answers chat messages through the model's own template. Iterate the result for tokens as
    * they come; `await` its `done` for the whole.
    */
-  generate(prompt: string | readonly Message[], options: GenerateOptions = {}): Generation {
+  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
     let session: Session | undefined;
     const generation = generateIn(() => session = this.#idle.pop() ?? this.session(), this.#engine, prompt, options);
     generation.whenOver(() => {
       if (!session) return;
-      if (this.#idle.length === 0 && !this.#engine.disposed) this.#idle.push(session);
+      if (this.#idle.length === 0 && !this.#engine.disposed && !session.disposed) this.#idle.push(session);
       else session[Symbol.dispose]();
     });
     return generation;
@@ -201,15 +232,16 @@ export class Llama implements Disposable {
 
   /** The cache's figures for one session. */
   get kv(): KvFigures {
-    const f16Bytes = this.#engine.f16Bytes(this.maxContext), { maxContext } = this;
-    if (!this.#compressed) return { bits: { k: 16, v: 16 }, bytes: f16Bytes, f16Bytes, codebookBytes: 0, maxContext };
-    const { attention, bits, codebookBytes } = this.#compressed;
+    const { maxContext, config: { layers, kvHeads, headDim } } = this, compressed = this.#compressed;
+    const { attention, bits, codebookBytes } = compressed ?? { bits: { k: 16, v: 16 }, codebookBytes: 0 };
+    const f16Bytes = this.#engine.f16Bytes(maxContext), bitsCode = (bits.k + bits.v) / 2;
+    const effective = (tokens: number): number =>
+      bitsEffective(bitsCode, attention ? CodeCache.nearOf(attention, tokens) : tokens, tokens);
     return {
-      bits,
-      bytes: CodeCache.bytesOf(attention, this.config.layers, maxContext),
-      f16Bytes,
-      codebookBytes,
-      maxContext,
+      ...{ bits, bitsCode, f16Bytes, codebookBytes, maxContext },
+      bytes: attention ? CodeCache.bytesOf(attention, layers, maxContext) : f16Bytes,
+      bitsEffective: effective,
+      bitsAll: (tokens) => bitsAll(effective(tokens), codebookBytes, 2 * tokens * layers * kvHeads * headDim),
     };
   }
 

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import { CodeCache } from "../../src/attention/code_cache.ts";
 import { FileFormatError } from "../../src/core/errors.ts";
 import { readCodebook } from "../../src/codebook/file.ts";
@@ -41,6 +41,12 @@ Deno.test("a compressed cache", async (t) => {
     assertEquals(own.bytes, bytes);
     assertEquals([bits.k, bits.v], [(120 + 4) / 64, (60 + 4) / 64]);
     assert(bytes < f16Bytes, "256 tokens already save memory");
+    const { bitsCode, bitsEffective, bitsAll, codebookBytes } = llama.kv, elements = 2 * 8 * 4 * 64;
+    assertEquals([bitsCode, bitsEffective(60), bitsEffective(68)], [(bits.k + bits.v) / 2, 16, 16]);
+    // 4 sinks and a ring of 64: the 69th token has a block encoded; of 200 tokens 160 are.
+    assertAlmostEquals(bitsEffective(69), (32 * bitsCode + 37 * 16) / 69);
+    assertAlmostEquals(bitsEffective(200), (160 * bitsCode + 40 * 16) / 200);
+    assertAlmostEquals(bitsAll(200), bitsEffective(200) + 8 * codebookBytes / (200 * elements));
   });
 });
 
