@@ -3,7 +3,11 @@
  * `generate` runs them, from any depth of cache.
  */
 import { ExactAttention, ExactCache } from "../src/attention/exact_cache.ts";
-import type { KvCache } from "../src/attention/kv_cache.ts";
+import { CodeAttention, CodeCache, type Side } from "../src/attention/code_cache.ts";
+import type { CacheState, KvCache } from "../src/attention/kv_cache.ts";
+import { Encoder } from "../src/codebook/encode.ts";
+import { type CodecShape, stageRows } from "../src/core/codec.ts";
+import { BLOCK } from "../src/core/pack.ts";
 import type { LlamaConfig } from "../src/core/model.ts";
 import { Rng } from "../src/core/rng.ts";
 import { toF16Array } from "../src/core/f16.ts";
@@ -52,28 +56,39 @@ const SHAPE_8B: LlamaConfig = {
   interleavedRope: false,
 };
 
-/** An 8B's shape with random Q8_0 weights and a cache of random numbers, copied from one chunk on the GPU. */
-export async function shaped8B(gpu: Gpu, context: number): Promise<BenchModel> {
-  const config = SHAPE_8B, { hidden, ffn, vocab, qHeads, kvHeads, headDim, layers } = config, rng = new Rng(1);
+/** Deviations of weights of the types that are made up, before their scales. */
+const DEVIATION = { F16: 1, Q8_0: 74, Q4_0: 4.6 } as const;
+
+/** What {@linkcode shaped8B} makes. */
+export interface Shaped {
+  readonly type?: keyof typeof DEVIATION;
+  /** Keeps the cache in codes of this codec, keys and values alike; exact by default. */
+  readonly codec?: CodecShape;
+  /** Its shape, where not an 8B's: for a machine without a GPU. */
+  readonly shape?: Partial<LlamaConfig>;
+}
+
+/** An 8B's shape with random weights and a cache of random numbers, copied from one chunk on the GPU. */
+export async function shaped8B(gpu: Gpu, context: number, of: Shaped = {}): Promise<BenchModel> {
+  const { type = "Q8_0", codec } = of, config = { ...SHAPE_8B, ...of.shape }, rng = new Rng(1);
+  const { hidden, ffn, vocab, qHeads, kvHeads, headDim, layers } = config;
   using building = new DisposableStack();
   const words = Uint32Array.from({ length: 2 ** 20 }, () => rng.u32());
   const chunkOf = (data: Uint32Array | Uint16Array): Tensor =>
     building.use(gpu.upload("chunk", "u32", [data.byteLength / 4], data));
   const bytes = chunkOf(words);
-  // Of a size that keeps what goes through the layers about 1: 74 is the deviation of a random int8.
+  // Of a size that keeps what goes through the layers about 1.
+  const size = 1 / DEVIATION[type] / Math.sqrt(hidden);
   const scales = chunkOf(
-    toF16Array(
-      words.subarray(0, 2 ** 18).map((word) => word & 1023).values().map((n) =>
-        (0.5 + n / 1024) / 74 / Math.sqrt(hidden)
-      ).toArray(),
-    ),
+    toF16Array(Float32Array.from(words.subarray(0, 2 ** 18), (w) => (0.5 + (w & 1023) / 1024) * size)),
   );
   const normals = chunkOf(toF16Array(Float32Array.from({ length: 2 ** 18 }, () => rng.normal())));
+  const small = chunkOf(toF16Array(Float32Array.from({ length: 2 ** 18 }, () => rng.normal() * size)));
   const matrix = (rows: number, cols: number, paired = false): WeightMatrix => {
-    const made = building.use(WeightMatrix.alloc(gpu, "weights", { type: "Q8_0", rows, cols }, { paired }));
+    const made = building.use(WeightMatrix.alloc(gpu, "weights", { type, rows, cols }, { paired }));
     for (const slice of made.slices) {
-      fill(gpu, slice.data, bytes);
-      fill(gpu, slice.scales, scales);
+      fill(gpu, slice.data, type === "F16" ? small : bytes);
+      if (type !== "F16") fill(gpu, slice.scales, scales);
     }
     return made;
   };
@@ -98,13 +113,52 @@ export async function shaped8B(gpu: Gpu, context: number): Promise<BenchModel> {
   const attention = building.use(
     await ExactAttention.create(gpu, config, weights.frequencies, context, decoder.chunk),
   );
-  const cache = building.use(filled(gpu, normals, () => new ExactCache(attention, layers, context)));
+  const cache = codec
+    ? building.use(await codeCache(building, attention, config, codec, context))
+    : building.use(filled(gpu, () => normals, () => new ExactCache(attention, layers, context)));
   await gpu.settle();
   await gpu.idle();
   const tokenizer = { stripsSpace: false, eos: [], bytes: () => new Uint8Array(0) } as object as Tokenizer;
-  const engine: Engine = { gpu, config, tokenizer, decoder, disposed: false, encode: () => [], f16Bytes: () => 0 };
-  const owned = building.move();
-  return { name: "8B-shaped Q8_0", engine, cache, [Symbol.dispose]: () => owned.dispose() };
+  const engine: Engine = {
+    gpu,
+    config,
+    tokenizer,
+    decoder,
+    kind: { model: "", bits: "", codebook: "", window: "", sinks: "" },
+    disposed: false,
+    encode: () => [],
+    f16Bytes: () => 0,
+  };
+  const owned = building.move(), name = `8B-shaped ${type}${codec ? ", cache in codes" : ""}`;
+  return { name, engine, cache, [Symbol.dispose]: () => owned.dispose() };
+}
+
+/** A cache of random codes of random words. */
+async function codeCache(
+  owned: DisposableStack,
+  exact: ExactAttention,
+  { layers, kvHeads, headDim }: LlamaConfig,
+  codec: CodecShape,
+  context: number,
+): Promise<CodeCache> {
+  const { gpu } = exact, rng = new Rng(2), words = Uint32Array.from({ length: 2 ** 18 }, () => rng.u32());
+  using random = gpu.upload("random", "u32", [words.length], words);
+  using sizes = gpu.upload("sizes", "f16", [2 ** 16], toF16Array(new Float32Array(2 ** 16).fill(1)));
+  const halves = codec.stages.map((stage) =>
+    toF16Array(Float32Array.from({ length: kvHeads * stageRows(stage) * headDim }, () => 0.3 * rng.normal()))
+  );
+  const side = async (form: "cache" | "rotated cache"): Promise<Side> => {
+    const encoder = owned.use(await Encoder.create(gpu, { kvHeads, headDim }, codec, { form }));
+    return { encoder, layers: Array.from({ length: layers }, () => owned.use(encoder.table(halves))) };
+  };
+  const kept = { window: 64, sinks: 4 };
+  const attention = owned.use(
+    await CodeAttention.create(exact, await side("rotated cache"), await side("cache"), context, kept),
+  );
+  const chunk = (dtype: string): Tensor => dtype === "f16" ? sizes : random;
+  const cache = filled(gpu, chunk, () => new CodeCache(attention, layers, context));
+  await gpu.settle();
+  return cache;
 }
 
 function fill(gpu: Gpu, tensor: Tensor, chunk: Tensor): void {
@@ -115,8 +169,8 @@ function fill(gpu: Gpu, tensor: Tensor, chunk: Tensor): void {
   commands.submit();
 }
 
-/** What `make` makes, with every tensor that it allocates filled. */
-function filled<T>(gpu: Gpu, chunk: Tensor, make: () => T): T {
+/** What `make` makes, with every tensor that it allocates filled with the chunk of its type. */
+function filled<T>(gpu: Gpu, chunk: (dtype: string) => Tensor, make: () => T): T {
   const { alloc } = gpu, made: Tensor[] = [];
   gpu.alloc = (...of) => {
     made.push(alloc.apply(gpu, of));
@@ -126,8 +180,22 @@ function filled<T>(gpu: Gpu, chunk: Tensor, make: () => T): T {
     return make();
   } finally {
     gpu.alloc = alloc;
-    for (const tensor of made) fill(gpu, tensor, chunk);
+    for (const tensor of made) fill(gpu, tensor, chunk(tensor.dtype));
   }
+}
+
+/** Has a cache hold `depth` tokens, of whatever is in its memory. */
+export function deepen(cache: KvCache, depth: number): void {
+  if (!(cache instanceof CodeCache)) return cache.restore({ ...cache.state(), length: depth });
+  const { kept: { sinks, window } } = cache.attention;
+  const tokens = Math.max(0, Math.floor((depth - sinks - window) / BLOCK)) * BLOCK;
+  cache.restore(
+    {
+      length: depth,
+      runs: tokens > 0 ? [{ block: 0, tokens, position: sinks }] : [],
+      origin: 0,
+    } as object as CacheState,
+  );
 }
 
 /** Generates `maxTokens` after a prompt of `prompt` tokens on top of `depth` that the cache is taken to hold. */
@@ -138,7 +206,7 @@ export async function generateAt(
   maxTokens: number,
 ): Promise<Usage> {
   const ids = Array.from({ length: depth + prompt }, (_, i) => 2 + i % 1000);
-  cache.restore({ ...cache.state(), length: depth });
+  deepen(cache, depth);
   const session = new Session({ ...engine, encode: () => ids }, cache, ids.slice(0, depth));
   const { usage } = await session.generate("", { maxTokens, ignoreEos: true }).done;
   if (usage.generatedTokens !== maxTokens || usage.reusedTokens !== depth) {
@@ -163,6 +231,7 @@ export function matrixTraffic({ engine: { decoder: { weights } } }: BenchModel):
 
 /** The middle one of `runs` rates, after a run to warm up. */
 export async function medianRate(runs: number, rate: () => Promise<number>): Promise<number> {
+  await (await bench()).ready();
   await rate();
   const rates: number[] = [];
   for (let i = 0; i < runs; i++) rates.push(await rate());

@@ -21,7 +21,7 @@ for (const [name, codec] of Object.entries(CODECS)) {
   });
   const changes: Partial<AttnCodesScoresVariant>[] = software ? [{}] : [
     {},
-    ...(["words_f16", "words_f16_loads", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),
+    ...(["words_f16", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),
     ...[laid(8, 1), laid(8, 2), laid(16, 1), laid(16, 2), laid(16, 4)],
     ...[256, 1024].map((lanes) => ({ lanes })),
     ...[64, 256, 512, 1024].map((workgroups) => ({ workgroups })),

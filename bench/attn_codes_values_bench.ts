@@ -16,7 +16,7 @@ for (const [name, codec] of Object.entries(CODECS)) {
   });
   const changes: Partial<TableLayout>[] = software ? [{}] : [
     {},
-    ...(["words_f16", "words_f16_loads", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),
+    ...(["words_f16", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),
     ...[laid(8), laid(16)],
     ...[256, 1024].map((lanes) => ({ lanes })),
     ...[64, 256, 512, 1024].map((workgroups) => ({ workgroups })),

@@ -17,7 +17,7 @@ for (const [name, codec] of Object.entries(CODECS)) {
         `code_decode ${name} T=${tokens} ${words}${rotate ? " rotated" : ""}`,
         out.byteLength + packed.bytes * tokens / LONGEST,
         (commands, i) => {
-          const copy = packed.copies[i % packed.copies.length]!, first = i * 1024 % (LONGEST - tokens + 1);
+          const copy = packed.copies[i % packed.copies.length]!, first = 1024 * i % (LONGEST - tokens + 8);
           op.encode(commands, { table, quads, ropeTable, out, ...copy }, { first, tokens });
         },
         { repetitions },

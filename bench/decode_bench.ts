@@ -25,5 +25,3 @@ if (!software) {
   using model = await shaped8B(gpu, 32_768 + 256);
   await decode(model, [0, 8192, 32_768], 64);
 }
-
-gpu[Symbol.dispose](); // a device left open can crash the process as it ends (lavapipe)

@@ -3,7 +3,9 @@ import { bench, ROTATE_BYTES, time } from "./_harness.ts";
 import { randomMatrix } from "./_weights.ts";
 
 const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
-const shapes = software ? [[8192, 512]] : [[512, 512], [4096, 4096], [4096, 14336], [28672, 4096]];
+const shapes = software
+  ? [[8192, 512]]
+  : [[512, 512], [4096, 4096], [6144, 4096], [14336, 4096], [4096, 14336], [28672, 4096]];
 for (const [rows, cols] of shapes as [number, number][]) {
   using x = gpu.upload("x", "f32", [cols], new Float32Array(cols).fill(0.1));
   using gain = gpu.upload("gain", "f32", [cols], new Float32Array(cols).fill(1));

@@ -3,7 +3,7 @@
  *
  * Prints each figure beside the reference (`tests/fixtures/quality.json`, an independent implementation) and whether it
  * agrees: perplexity to 1 %, KL to 10 % or 5e-6, tasks to 2 answers for codecs that are fixed and three binomial standard
- * errors for trained ones. Options: `--codebook NAME=FILE` adds trained codebooks; `--only A,B` keeps some methods and
+ * errors for trained ones. Options: `--codebook commvqN=FILE` adds codebooks trained as published, at N bits; `--only A,B` keeps some methods and
  * `--cells A,B` some cells; `--no-tasks` and `--no-texts` leave one half out; `--out DIR` writes a report of each setting.
  * Exits with 1 where a figure disagrees.
  */
@@ -19,7 +19,7 @@ interface Reference {
 }
 
 const args = parseArgs(Deno.args, {
-  string: ["only", "out", "cells"],
+  string: ["only", "out", "cells", "codebook"],
   boolean: ["no-tasks", "no-texts"],
   collect: ["codebook"],
 });
@@ -35,7 +35,8 @@ const tasks = parseTasks(await readFile(file("eval/tasks.jsonl.gz"), "tasks"), "
   .filter(({ task, chars }) => !cells || cells.includes(`${task}@${chars}`));
 const codebooks = await Promise.all((args.codebook as string[]).map(async (entry) => {
   const [name, path] = entry.split("=") as [string, string];
-  return { name, codebook: await readCodebook(path) };
+  const both = Number(name.at(-1)) as 1 | 2;
+  return { name, codebook: await readCodebook(path), bits: { k: both, v: both } };
 }));
 
 using llama = await load(file("fable-28m.Q8_0.gguf"), { kv: { bits: 16 } });

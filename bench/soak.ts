@@ -4,23 +4,13 @@
  */
 import { load } from "../mod.ts";
 import { plainDevice } from "../tests/_gpu.ts";
+import { driverMB } from "./_driver.ts";
 
 /** Growth after warming up that still counts as flat: V8 and the driver keep what they may need again. */
 const HOST_MB = 150, DRIVER_MB = 64;
 
 const total = Number(Deno.args[0] ?? 20_000), { device, bytes } = await plainDevice();
 const model = new URL("../models/fable-28m/fable-28m.Q8_0.gguf", import.meta.url);
-
-/** Megabytes that the driver says are in use, where there is one to ask. */
-function driverMB(): number | undefined {
-  try {
-    const args = ["--query-gpu=memory.used", "--format=csv,noheader,nounits"];
-    const { code, stdout } = new Deno.Command("nvidia-smi", { args }).outputSync();
-    return code === 0 ? Number(new TextDecoder().decode(stdout).split("\n")[0]) : undefined;
-  } catch {
-    return undefined;
-  }
-}
 
 let flat = true;
 {

@@ -17,7 +17,7 @@
 // tokens, four pairs of a row each, and add them up for all heads of the chunk. A split without tokens has
 // m = F32_LOWEST, d = 0, o = 0.
 #import heads_4    // @param HEADS_PART heads_1, heads_2 or heads_4
-#import words_half // @param WORDS words_half, words_f16 or words_f16_loads
+#import words_half // @param WORDS words_half or words_f16
 #import octet
 #import reduce
 #import softmax_weights

@@ -12,7 +12,7 @@
 //
 // A lane takes four pairs of eight tokens: x covers octets and quads, y heads. What half precision cannot hold is
 // clamped to its largest.
-#import words_half    // @param WORDS words_half, words_f16 or words_f16_loads
+#import words_half    // @param WORDS words_half or words_f16
 #import positions_run // @param POSITIONS positions_run or positions_list
 #import octet
 #import turns

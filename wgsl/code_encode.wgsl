@@ -29,17 +29,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read> fields: array<vec4u>;
 @group(0) @binding(5) var<storage, read_write> codes: array<u32>;
 
-/// Word `word` of a field of `bits` bits.
-fn packed(word: u32, bits: u32, tokens: u32) -> u32 {
-    var out = 0u;
-    for (var t = word * 32u / bits; t * bits < word * 32u + 32u; t++) {
-        let code = select(0u, sh_code[t], t < tokens);
-        let bit = i32(t * bits) - i32(word * 32u);
-        out |= select(code >> u32(-bit), code << u32(bit), bit >= 0);
-    }
-    return out;
-}
-
 @compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) wg: vec3u,

@@ -6,7 +6,6 @@ import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { attn_codes_scores } from "../gpu/wgsl.gen.ts";
 import {
-  chooseStageSlices,
   chooseTableLayout,
   codeConstants,
   type CodesDevice,
@@ -29,7 +28,7 @@ export interface AttnCodesScoresVariant extends TableLayout {
 /** Picks the variant: words decoded once for all query heads, summed in half precision where the device has it. Pure. */
 export function chooseAttnCodesScores(dims: CodesDims, device: CodesDevice): AttnCodesScoresVariant {
   const layout = chooseTableLayout(dims, device, device.subgroups ? 4 : 32);
-  return { ...layout, stageSlices: chooseStageSlices(dims.codec, layout), isCommuted: false };
+  return { ...layout, stageSlices: 1, isCommuted: false };
 }
 
 /** Tokens of the stream that are scored. */

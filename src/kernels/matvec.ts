@@ -19,8 +19,8 @@ const LOAD_UNITS: Readonly<Record<WeightType, number>> = {
   Q6_K: 2,
 };
 
-/** Rows from which a matrix is tall: a subgroup for every 8 of them is enough to fill a large GPU. */
-const TALL = 16384;
+/** Rows from which a matrix is tall: a subgroup for every few of them is enough to fill a large GPU. */
+const TALL = 8192;
 
 /** What a product is fused with. */
 export interface MatvecForm {
@@ -64,7 +64,7 @@ export function chooseMatvec(
   const loads = Math.ceil(weightLayout(type, cols).units / LOAD_UNITS[type]), isTall = rows >= TALL;
   const isK = type === "Q4_K" || type === "Q6_K", most = !isTall ? 128 : isK ? 64 : 32;
   const lanes = Math.min(most, maxLanes, Math.max(32, 2 ** Math.floor(Math.log2(loads))));
-  return { lanes, rows: gated || !isK && (isTall || norm) ? 8 : 4 };
+  return { lanes, rows: gated || !isK && (rows >= 2 * TALL || norm) ? 8 : 4 };
 }
 
 /** Multiplies one token by a matrix of weights. Borrows every tensor. */

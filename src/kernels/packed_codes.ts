@@ -46,7 +46,7 @@ export interface CodesDevice {
 }
 
 /** How words are stored and added up: `words_f16` adds in half precision, the others in f32. */
-export type WordsPart = "words_half" | "words_f16" | "words_f16_loads" | "words_f32";
+export type WordsPart = "words_half" | "words_f16" | "words_f32";
 
 /** Query heads that a lane takes at once. */
 export type ChunkHeads = 1 | 2 | 4;
@@ -77,15 +77,12 @@ export interface TableLayout {
   readonly workgroups: number;
 }
 
-/** Bytes of a table's slice that stay in a processor's first-level cache. */
-const SLICE_BYTES = 200 * 1024;
-
-/** Workgroups that fill a large GPU, one a processor: each keeps its slice of a table in cache and lives long. */
+/** Workgroups that fill a large GPU, one a processor: each keeps what it reads of a table in cache and lives long. */
 const WORKGROUPS = 128;
 
 /**
- * Lays a table over lanes so that a slice of its rows stays in cache where that needs no less than a cache line (32
- * pairs) of each; workgroup memory is `laneBytes` a lane and query head. Pure.
+ * Lays a table over lanes, a whole row over those of a token: slices of rows or stages that would fit a cache better were
+ * slower or no faster on an H100 and an H200. Workgroup memory is `laneBytes` a lane and query head. Pure.
  */
 export function chooseTableLayout(
   { qHeads, kvHeads, codec }: CodesDims,
@@ -94,7 +91,7 @@ export function chooseTableLayout(
 ): TableLayout {
   const { limits, f16, subgroups } = device, heads = chooseHeads({ qHeads, kvHeads }), quads = codec.headDim / 8;
   let tokenLanes = 8, lanes = subgroups ? 512 : 128;
-  while (tokenLanes < Math.min(quads, 32) && 2 * tokenLanes * 16 * tableRows(codec) <= SLICE_BYTES) tokenLanes *= 2;
+  while (tokenLanes < Math.min(quads, 32)) tokenLanes *= 2;
   const { maxComputeInvocationsPerWorkgroup: mostLanes, maxComputeWorkgroupStorageSize: bytes } = limits;
   while (lanes > mostLanes || lanes * heads * laneBytes > bytes) lanes /= 2;
   if (lanes < 4 * tokenLanes) {
@@ -107,12 +104,6 @@ export function chooseTableLayout(
   }
   const columnSlices = Math.ceil(quads / tokenLanes), words = f16 ? "words_f16" : "words_half";
   return { heads, lanes, tokenLanes, columnSlices, words, workgroups: WORKGROUPS };
-}
-
-/** Slices of the stages that bring what a workgroup reads of the table down to the cache's size. Pure. */
-export function chooseStageSlices(codec: CodecShape, { tokenLanes }: Pick<TableLayout, "tokenLanes">): number {
-  const bytes = Math.min(tokenLanes, codec.headDim / 8) * 16 * tableRows(codec);
-  return Math.min(codec.stages.length, Math.ceil(bytes / SLICE_BYTES));
 }
 
 /** Constants of a layout. */

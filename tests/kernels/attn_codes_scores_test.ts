@@ -2,7 +2,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { Rng } from "../../src/core/rng.ts";
 import { codeScoresShape } from "../../src/core/shapes.ts";
 import { AttnCodesScores, chooseAttnCodesScores } from "../../src/kernels/attn_codes_scores.ts";
-import { chooseStageSlices, chooseTableLayout, codeQuads } from "../../src/kernels/packed_codes.ts";
+import { chooseTableLayout, codeQuads } from "../../src/kernels/packed_codes.ts";
 import { attnCodesScoresRef } from "../../src/ref/attn_codes_scores.ts";
 import { codeDecodeRef } from "../../src/ref/code_decode.ts";
 import { exact, type Round } from "../../src/ref/round.ts";
@@ -87,6 +87,4 @@ Deno.test("chooseTableLayout() refuses a device that is too small", () => {
     RangeError,
     "at most 16 lanes",
   );
-  assertEquals(chooseStageSlices(dims.codec, { tokenLanes: 8 }), 1);
-  assertEquals(chooseStageSlices(pairs(128, 21), { tokenLanes: 16 }), 4);
 });

@@ -20,7 +20,7 @@ Deno.test("code_decode", (t) =>
   onEachText(t, async (gpu, t) => {
     for (const { hasGaps = false, ...it } of CASES) {
       const sample = packedSample(it.codec, it.kvHeads, it.total, 3, { isOnGrid: false });
-      for (const words of ["words_half", "words_f16", "words_f16_loads"] as const) {
+      for (const words of ["words_half", "words_f16"] as const) {
         if (words !== "words_half" && (!gpu.f16 || !gpu.subgroups)) continue;
         await t.step(`is as accurate as f32 rounded to half precision, ${words}, D=${it.codec.headDim}`, async () => {
           const position = (k: number, t: number) => 5 + (hasGaps ? 2 * t + k : t);

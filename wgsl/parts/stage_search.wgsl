@@ -10,11 +10,12 @@
 // The importing kernel declares HEAD_DIM and these bindings as arrays of vec4f, vec4u and vec4f; `tile_at` and
 // `gram_at` count those. It has 64 lanes: lane 4s + q has tokens 4q.. and 16 + 4q.. and of each half words 4s.. .
 // Results are in sh_code from the barrier that ends each search on.
+#import pack_codes
+
 const PAIRS: u32 = HEAD_DIM / 2u;
 const LANES: u32 = 64u;
 const F32_HIGHEST: f32 = 3.4028234663852886e38;
 
-var<workgroup> sh_code: array<u32, 32>;
 var<workgroup> sh_tile: array<vec4f, 512>; // beta [64 b][32 tokens]; or one sum a lane
 var<workgroup> sh_best: array<vec2f, 512>; // [16 slots][32 tokens]: least value, its word
 

@@ -2,10 +2,7 @@
 // where words lie on a grid that half precision resolves at their size. The importing kernel declares the binding
 // table: array<TableQuad>.
 
-struct TableQuad {
-    low: vec4<f16>, // re, im, re, im
-    high: vec4<f16>,
-}
+alias TableQuad = vec4u;
 
 struct Words {
     low: vec4<f16>,
@@ -18,7 +15,9 @@ fn words_none() -> Words {
 
 fn words_at(at: u32) -> Words {
     let x = table[at];
-    return Words(x.low, x.high);
+    let low = vec4f(unpack2x16float(x.x), unpack2x16float(x.y));
+    let high = vec4f(unpack2x16float(x.z), unpack2x16float(x.w));
+    return Words(vec4<f16>(low), vec4<f16>(high));
 }
 
 fn words_add(x: Words, y: Words) -> Words {

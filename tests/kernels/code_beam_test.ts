@@ -1,0 +1,95 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { type CodecShape, fields, pairStages, tableRows } from "../../src/core/codec.ts";
+import { BLOCK, blocks } from "../../src/core/pack.ts";
+import { codeBeamShapes } from "../../src/core/shapes.ts";
+import { Gpu } from "../../src/gpu/gpu.ts";
+import { CodeBeam } from "../../src/kernels/code_beam.ts";
+import { encodeFields } from "../../src/kernels/code_encode.ts";
+import { codeBeamRef } from "../../src/ref/code_beam.ts";
+import { codeEncodeRef } from "../../src/ref/code_encode.ts";
+import { codeGramRef } from "../../src/ref/code_gram.ts";
+import { residualAt } from "../../src/ref/code_residual.ts";
+import { asWords, halves, KINDS, residuals } from "./_codec.ts";
+
+const MIXED: CodecShape = {
+  headDim: 32,
+  stages: [{ kind: "pair", tied: false }, { kind: "sub", pairs: 4 }, { kind: "pair", tied: true }],
+};
+
+/** Codes `[T][K][fields]` and what is left, of residuals, by random words. */
+async function run(gpu: Gpu, codec: CodecShape, heads: number, tokens: number, data: Float32Array, beam: number) {
+  const capacity = blocks(tokens) * BLOCK, shapes = codeBeamShapes({ codec, heads, capacity });
+  const { bits, values } = halves(heads * tableRows(codec) * codec.headDim, 0.06, 42);
+  using residual = gpu.upload("residual", "f32", shapes.residual, data);
+  using table = gpu.upload("table", "u32", shapes.table, asWords(bits));
+  using gram = gpu.upload("gram", "f32", shapes.gram, Float32Array.from(codeGramRef(values, heads, codec)));
+  using list = gpu.upload("fields", "u32", shapes.fields, encodeFields(codec));
+  const count = fields(codec).length, untouched = new Uint32Array(heads * capacity * count).fill(0xabcdef01);
+  using raw = gpu.upload("raw", "u32", shapes.raw, untouched);
+  const op = await CodeBeam.create(gpu, codec, beam), commands = gpu.commands();
+  op.encode(commands, { residual, table, gram, fields: list, raw }, tokens);
+  commands.submit();
+  const found = await gpu.readU32(raw), codes = new Uint16Array(tokens * heads * count);
+  for (let i = 0; i < found.length; i++) {
+    const f = i % count, t = Math.floor(i / count) % capacity, head = Math.floor(i / count / capacity);
+    if (t >= tokens) assertEquals(found[i], 0xabcdef01, "no other tokens");
+    else codes[(t * heads + head) * count + f] = found[i]!;
+  }
+  return { codes, values, residual: await gpu.readF32(residual) };
+}
+
+Deno.test("code_beam", async (t) => {
+  using gpu = await Gpu.create();
+  const cases = [[MIXED, 2, 7, 4], [MIXED, 1, 34, 3], [pairStages(8, 3, true), 1, 3, 8], [
+    pairStages(64, 2, false),
+    1,
+    2,
+    4,
+  ]] as const;
+  for (const [codec, heads, tokens, beam] of cases) {
+    for (const kind of tokens === 7 ? KINDS : ["normal"] as const) {
+      await t.step(
+        `keeps the ways that a search over all words keeps: ${kind}, ${codec.headDim}, ${tokens} tokens, beam ${beam}`,
+        async () => {
+          const dims = { headDim: codec.headDim, heads, tokens };
+          const data = residuals(dims, kind, 41).map((x) => Number.isNaN(x) ? 0 : x);
+          const { codes, values, residual } = await run(gpu, codec, heads, tokens, data, beam);
+          const left = Float64Array.from(data), want = codeBeamRef(left, values, codec, heads, tokens, beam);
+          const count = fields(codec).length;
+          let same = 0;
+          for (let i = 0; i < tokens * heads; i++) {
+            const own = codes.subarray(i * count, (i + 1) * count),
+              equal = `${own}` === `${want.subarray(i * count, (i + 1) * count)}`;
+            let mine = 0, best = 0;
+            for (let c = 0; c < codec.headDim; c++) {
+              const at = residualAt(codec.headDim, tokens, i % heads, Math.floor(i / heads), c);
+              mine += residual[at]! ** 2;
+              best += left[at]! ** 2;
+              if (equal) assert(Math.abs(residual[at]! - left[at]!) < 1e-6, `component ${c} of ${i}`);
+            }
+            same += Number(equal);
+            if (!equal) assert(Math.abs(mine / best - 1) < 1e-3, `another way at ${i}: ${mine} for ${best}`);
+          }
+          if (kind === "normal") assert(same >= 0.97 * tokens * heads, `${same} of ${tokens * heads}`);
+        },
+      );
+    }
+  }
+  await t.step("with one way, codes as the greedy search does", async () => {
+    const dims = { headDim: 32, heads: 2, tokens: 7 },
+      data = residuals(dims, "normal", 43).map((x) => Number.isNaN(x) ? 0 : x);
+    const { codes, values } = await run(gpu, MIXED, 2, 7, data, 1);
+    assertEquals(codes, codeEncodeRef(Float64Array.from(data), values, MIXED, 2, 7));
+  });
+  await t.step("refuses beams out of range and codes that do not fit", async () => {
+    const codec = pairStages(8, 1, true);
+    for (const beam of [0, 9, 1.5]) {
+      await assertRejects(() => CodeBeam.create(gpu, codec, beam), RangeError, `a beam of ${beam}`);
+    }
+    const op = await CodeBeam.create(gpu, codec, 4), shapes = codeBeamShapes({ codec, heads: 1, capacity: 32 });
+    const x = (name: keyof typeof shapes) => gpu.alloc(name, "f32", shapes[name]);
+    const io = { residual: x("residual"), table: x("table"), gram: x("gram"), fields: x("fields"), raw: x("raw") };
+    assertThrows(() => op.encode(gpu.commands(), io, 33), RangeError, "33 tokens as there are 1 blocks");
+    assertThrows(() => op.encode(gpu.commands(), { ...io, raw: io.gram }, 5), TypeError, "'raw'");
+  });
+});
