@@ -16,8 +16,12 @@ export { distortionChart, distortionTable } from "./src/codebook/report.ts";
 export {
   type Codebook,
   type LayerBook,
+  type Metrics,
   type ModelShape,
   readCodebook,
+  type StageCounts,
+  type Tier,
+  type Tiers,
   truncate,
   writeCodebook,
 } from "./src/codebook/file.ts";
@@ -54,10 +58,18 @@ export type { LlamaConfig, RopeScaling, WeightType } from "./src/core/model.ts";
 export type { GeneratedToken, Generation, GenerationResult, StopReason, Usage } from "./src/llama/generation.ts";
 export { type KvBits, type KvFigures, type KvOptions, Llama, load, type LoadOptions } from "./src/llama/llama.ts";
 export { codebookBeside } from "./src/llama/compressed.ts";
-export { inspectModel, type ModelInspection } from "./src/llama/inspect.ts";
+export {
+  type CacheInspection,
+  type CodebookInspection,
+  inspectCache,
+  inspectFile,
+  inspectModel,
+  type ModelInspection,
+} from "./src/llama/inspect.ts";
 export { trainCodebooks, type TrainCodebooksOptions } from "./src/llama/train.ts";
 export type { SamplingOptions } from "./src/llama/sampler.ts";
-export type { GenerateOptions, Session } from "./src/llama/session.ts";
+export type { CacheKind } from "./src/llama/saved.ts";
+export type { GenerateOptions, Prompt, Session } from "./src/llama/session.ts";
 export type { Message } from "./src/text/chat.ts";
 export type { Tokenizer } from "./src/text/tokenizer.ts";
 

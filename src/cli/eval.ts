@@ -1,6 +1,7 @@
 import { basename, dirname, join } from "@std/path";
 import {
   codebookBeside,
+  type CodebookMethod,
   evaluate,
   type EvaluateOptions,
   type Evaluation,
@@ -27,9 +28,11 @@ const EVAL_HELP = `usage: commvq eval [OPTIONS]
   --codebook C        codebooks to measure; those beside the model by default; may be repeated
   --text F            text to measure perplexity and divergence on: .jsonl documents with a field 'text', or plain; may
                       be .gz; may be repeated
-  --tasks F           tasks with answers: .jsonl, may be .gz; or KIND@CHARS,... for fresh ones, as passkey@12000
-                      without --text and --tasks, the bundled ones
-  --baselines A,B     published methods to compare with; 'noise:A' is the control of A
+  --tasks F           tasks with answers: .jsonl, may be .gz; or KIND@CHARS,... for fresh ones, as passkey@12000; or
+                      'bundled'; may be repeated; without --text and --tasks, texts and tasks are the bundled ones
+  --count N           fresh tasks of each kind and length (24)
+  --depths A,B        depths of fresh pass keys, 0 to 1, in turn (spread evenly)
+  --baselines A,B     published methods to compare with, or 'none'; 'noise:A' is the control of A
   --regime chunked|deployment   compressed all through, so that errors compound (default), or from a text's middle on
   --window N          newest tokens that a query sees exactly, its own included (64)
   --sinks N           first tokens that a query sees exactly (4)
@@ -43,14 +46,18 @@ const EVAL_HELP = `usage: commvq eval [OPTIONS]
 const BASELINES = "q8_0,q8_0+hadamard,kivi4,q4_0,q4_0+hadamard,kivi2,turbo2,kvquant2,kivi1,turbo1";
 /** What `--quick` measures unless told otherwise. */
 const QUICK = {
-  baselines: "q8_0,q4_0,kivi2,turbo2,turbo1",
+  baselines: "q4_0,turbo2",
   chunk: 256,
   chunks: 2,
-  cells: ["kv_lookup@1500", "copy_words@800"],
+  cell: "kv_lookup@1500",
+  tasks: 2,
 };
-const QUICK_TASKS = 2;
 /** How many tasks of a kind and length are made. */
 const FRESH_TASKS = 24;
+/** Characters of prose that fresh tasks are hidden in. */
+const FILLER = 2 ** 18;
+/** What `--tasks` calls those that come with the model. */
+const BUNDLED = "bundled";
 
 type Bits = 1 | 2;
 
@@ -67,23 +74,23 @@ function bitsOf(texts: readonly string[]): { k: Bits; v: Bits }[] {
 /** Every codebook at every number of bits asked for, by the names of the published figures. */
 async function codebooks(args: Args, model: string): Promise<EvaluateOptions["codebooks"]> {
   const given = args.list("codebook"), beside = codebookBeside(model);
-  const paths = given.length > 0 ? given : beside ? [beside] : [], asked = args.list("kv"), all = [];
-  const bits = bitsOf(asked.length > 0 ? asked : paths.length > 0 ? ["2", "1"] : []);
+  const paths = given.length > 0 ? given : beside ? [beside] : [], asked = args.list("kv");
+  const all: (CodebookMethod & { own: string })[] = [];
+  const bits = bitsOf(asked);
   if (bits.length > 0 && paths.length === 0) {
     throw new UsageError("Cannot measure --kv without a codebook: pass --codebook C, or train one");
   }
   for (const path of paths) {
-    const codebook = await readCodebook(path);
-    for (const { k, v } of bits) {
-      const name = `commvq${k === v ? k : `${k}+${v}`}`;
-      all.push({
-        name: paths.length > 1 ? `${name} ${basename(path, ".safetensors")}` : name,
-        codebook,
-        bits: { k, v },
-      });
+    const codebook = await readCodebook(path), { values } = codebook, own = basename(path, ".safetensors");
+    const fitting: Bits[] = "bits" in values ? [values.bits] : [2, 1]; // a network is for its bits alone
+    for (const { k, v } of asked.length > 0 ? bits : fitting.map((both) => ({ k: both, v: both }))) {
+      all.push({ name: `commvq${k === v ? k : `${k}+${v}`}`, own, codebook, bits: { k, v } });
     }
   }
-  return all;
+  return all.map(({ name, own, ...rest }) => {
+    const alone = all.filter((other) => other.name === name).length === 1;
+    return { name: alone ? name : `${name} ${own}`, ...rest };
+  });
 }
 
 /** A file of the bundled data. */
@@ -91,16 +98,27 @@ function bundled(name: string): string {
   return join(dirname(bundledModel()), "eval", name);
 }
 
-/** Tasks made up on the spot, where what is asked for is kinds and lengths. */
-function freshTasks(asked: string): Task[] | undefined {
-  if (!/^\w+@\d+(,\w+@\d+)*$/.test(asked)) return undefined;
+/** Tasks of a file, the bundled ones, or, where kinds and lengths are asked for, some made up on the spot. */
+async function tasksOf(asked: string, args: Args): Promise<Task[]> {
+  if (!/^\w+@\d+(,\w+@\d+)*$/.test(asked)) {
+    const path = asked === BUNDLED ? bundled("tasks.jsonl.gz") : asked;
+    return parseTasks(await readFile(path, "tasks"), path);
+  }
+  const count = args.integer("count", 1) ?? FRESH_TASKS, depths = depthsOf(args.string("depths"));
+  const filler = (await readTexts([bundled("heldout-books.jsonl.gz")])).join("\n").slice(0, FILLER);
   return asked.split(",").flatMap((cell) => {
-    const [kind, chars] = cell.split("@") as [Family, string];
-    if (!FAMILIES.includes(kind)) {
-      throw new UsageError(`Cannot make tasks '${kind}': the kinds are ${FAMILIES.join(", ")}`);
+    const [family, chars] = cell.split("@") as [Family, string];
+    if (!FAMILIES.includes(family)) {
+      throw new UsageError(`Cannot make tasks '${family}': the kinds are ${FAMILIES.join(", ")}`);
     }
-    return generateTasks({ family: kind, chars: Number(chars), count: FRESH_TASKS });
+    return generateTasks({ family, chars: Number(chars), count, depths, filler });
   });
+}
+
+function depthsOf(text: string | undefined): number[] | undefined {
+  const depths = text?.split(",").map((depth) => depth.trim() === "" ? NaN : Number(depth));
+  if (!depths || depths.every((depth) => depth >= 0 && depth <= 1)) return depths;
+  throw new UsageError(`Cannot use --depths ${text}: they must be numbers from 0 to 1, as 0,0.5,1`);
 }
 
 function choice<T extends string>(args: Args, name: string, choices: readonly T[]): T | undefined {
@@ -110,17 +128,13 @@ function choice<T extends string>(args: Args, name: string, choices: readonly T[
 }
 
 async function readOptions(args: Args, model: string): Promise<EvaluateOptions> {
-  const quick = args.flag("quick"), texts = [...args.list("text"), ...args.rest], tasks = args.string("tasks");
-  const own = texts.length > 0 || tasks !== undefined;
-  const textPaths = own ? texts : [bundled("heldout-books.jsonl.gz")];
-  const tasksPath = own ? tasks : bundled("tasks.jsonl.gz"), documents = await readTexts(textPaths);
-  const baselines = (args.string("baselines") ?? (quick ? QUICK.baselines : BASELINES)).split(",").filter(Boolean);
-  let read = tasksPath === undefined
-    ? []
-    : freshTasks(tasksPath) ?? parseTasks(await readFile(tasksPath, "tasks"), tasksPath);
-  if (quick && !own) {
-    read = QUICK.cells.flatMap((cell) => read.filter((t) => `${t.task}@${t.chars}` === cell).slice(0, QUICK_TASKS));
-  }
+  const quick = args.flag("quick"), texts = [...args.list("text"), ...args.rest], tasks = args.list("tasks");
+  const own = texts.length > 0 || tasks.length > 0;
+  const documents = await readTexts(own ? texts : [bundled("heldout-books.jsonl.gz")]);
+  const named = args.string("baselines") ?? (quick ? QUICK.baselines : BASELINES);
+  const baselines = named === "none" ? [] : named.split(",").filter(Boolean);
+  const all = (await Promise.all((own ? tasks : [BUNDLED]).map((one) => tasksOf(one, args)))).flat();
+  const read = quick && !own ? all.filter((t) => `${t.task}@${t.chars}` === QUICK.cell).slice(0, QUICK.tasks) : all;
   return {
     baselines,
     codebooks: await codebooks(args, model),
@@ -142,8 +156,10 @@ async function readOptions(args: Args, model: string): Promise<EvaluateOptions> 
 export async function evaluateCommand(argv: string[]): Promise<void> {
   if (argv.includes("--help")) return console.log(EVAL_HELP);
   const args = new Args("eval", argv, {
-    values: ["model", "tasks", "baselines", "regime", "window", "sinks", "chunk", "chunks", "base", "out"],
-    many: ["kv", "codebook", "text"],
+    values: [
+      ...["model", "count", "depths", "baselines", "regime", "window", "sinks", "chunk", "chunks", "base", "out"],
+    ],
+    many: ["kv", "codebook", "text", "tasks"],
     flags: ["quick", "json"],
   });
   const model = args.string("model") ?? bundledModel(),

@@ -1,5 +1,12 @@
 import { basename } from "@std/path";
-import { distortionChart, distortionTable, load, recordedDistortion, trainCodebooks } from "../../mod.ts";
+import {
+  distortionChart,
+  distortionTable,
+  load,
+  recordedDistortion,
+  trainCodebooks,
+  type TrainCodebooksOptions,
+} from "../../mod.ts";
 import { Args, UsageError } from "./args.ts";
 import { bundledModel } from "./generate.ts";
 import { formatSeconds, ProgressBar } from "./progress.ts";
@@ -13,7 +20,13 @@ const TRAIN_HELP = `usage: commvq train --text F... --out C [OPTIONS]
   --bits 1|2          bits an element (2; its first stages serve 1 bit)
   --tokens N          tokens to train on (131072)
   --values codebook|encoder   additive codebooks for each head, or the published network over all heads
-  --untied            free second halves of the key words; as published they are tied to the first
+  --value-seeds N     trainings of the network, of which each layer's best is kept (3)
+  --untied, --tied    key words with free second halves (the default), or tied to the first, as published
+  --metric query|plain        fit keys to what errors do to the model's queries (default where untied), or to their length
+  --value-metric output|plain fit values to what errors do after the output projection (default), or to their length
+  --beam N            ways that encoding keeps, 1 to 8 (4); 1 is greedy, as published
+  --key-stages A[,B]  stages of keys at --bits, and at 1 bit; as published without
+  --value-stages A[,B]        likewise of values; K12 V8 and K7 V3 keep retrieval best at 2 bits and at 1
   --soft              annealed soft assignment, as published; by default hard, as good in a third of the steps
   --int8              store words in 8 bits
   --seed S            equal seeds give equal codebooks on the same device (1)
@@ -25,19 +38,41 @@ function choice<T extends string>(args: Args, name: string, choices: readonly T[
   throw new UsageError(`Cannot use --${name} ${value}: it must be ${choices.join(" or ")}`);
 }
 
+/** Stages of both sides at `bits` and at 1 bit, from `--key-stages 12,7 --value-stages 8,3`. */
+function splitsOf(args: Args, bits: 1 | 2): TrainCodebooksOptions["splits"] {
+  const [keys, values] = ["key-stages", "value-stages"].map((name) => {
+    const text = args.string(name), counts = text?.split(",").map(Number) ?? [];
+    if (counts.length < 3 && counts.every((n) => Number.isInteger(n) && n > 0)) return counts;
+    throw new UsageError(`Cannot use --${name} ${text}: it must be one or two numbers of stages, as 12,7`);
+  }) as [number[], number[]];
+  if (keys.length === 0 && values.length === 0) return undefined;
+  if (keys.length !== values.length) {
+    throw new UsageError("Cannot use --key-stages without as many --value-stages: a split is of both");
+  }
+  const at = (i: number) => ({ keys: keys[i]!, values: values[i]! });
+  return { [bits]: at(0), ...keys.length > 1 && { 1: at(1) } };
+}
+
 /** `train`: codebooks for a model, from texts. */
 export async function train(argv: string[]): Promise<void> {
   if (argv.includes("--help")) return console.log(TRAIN_HELP);
   const args = new Args("train", argv, {
-    values: ["model", "out", "bits", "tokens", "values", "seed"],
+    values: [
+      ...["model", "out", "bits", "tokens", "values", "seed", "metric", "value-metric", "beam"],
+      ...["key-stages", "value-stages", "value-seeds"],
+    ],
     many: ["text"],
-    flags: ["resume", "untied", "soft", "int8"],
+    flags: ["resume", "tied", "untied", "soft", "int8"],
   });
   if (args.rest.length > 0) {
     throw new UsageError(`Cannot use '${args.rest[0]}' with 'train': texts are named by --text`);
   }
   const path = args.required("out", "C"), paths = args.list("text");
   if (paths.length === 0) throw new UsageError("Cannot run 'train' without --text F");
+  if (args.flag("tied") && args.flag("untied")) throw new UsageError("Cannot use --tied with --untied");
+  if (args.flag("tied") && args.string("metric") === "query") {
+    throw new UsageError("Cannot use --metric query with --tied: ties do not outlast the way back from a metric");
+  }
   const texts = await readTexts(paths), bits = Number(choice(args, "bits", ["1", "2"]) ?? 2) as 1 | 2;
   const bar = new ProgressBar(), interrupt = new AbortController();
   const onInterrupt = (): void => {
@@ -59,7 +94,12 @@ export async function train(argv: string[]): Promise<void> {
       signal,
       tokens: args.integer("tokens", 1),
       values: choice(args, "values", ["codebook", "encoder"]),
-      tied: !args.flag("untied"),
+      valueSeeds: args.integer("value-seeds", 1, 64),
+      tied: args.flag("tied"),
+      metric: choice(args, "metric", ["query", "plain"]),
+      valueMetric: choice(args, "value-metric", ["output", "plain"]),
+      beam: args.integer("beam", 1, 8),
+      splits: splitsOf(args, bits),
       assignment: args.flag("soft") ? "soft" : "hard",
       precision: args.flag("int8") ? "int8" : "f16",
       seed: args.integer("seed", 0, 2 ** 31),

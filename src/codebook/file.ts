@@ -3,11 +3,12 @@
  *
  * Words of stage `s` of layer `l` are `layers.l.keys.s` and `layers.l.values.s`, `F16 [K][rows][P][2]`, or `I8` of the same
  * shape with `F16 [K][rows]` peaks beside them (`.peaks`; a number is n times the peak over 127). A tied stage has the rows
- * of u alone. The published value encoder's arrays are `layers.l.values.` and their own names.
+ * of u alone. A side that was trained in a metric has its root as `layers.l.keys.metric`, `F16 [K][D][D]` (metric.ts); words
+ * are those of the plain space all the same. The published value encoder's arrays are `layers.l.values.` and their own names.
  *
  * @module
  */
-import { type CodecShape, PAIR_WORDS, type Stage, stageRows } from "../core/codec.ts";
+import { type CodecShape, PAIR_WORDS, publishedStages, type Stage, stageRows } from "../core/codec.ts";
 import { FileFormatError } from "../core/errors.ts";
 import { type ValueDims, valueWidths, type VectorDims } from "../core/shapes.ts";
 import {
@@ -18,6 +19,7 @@ import {
   writeSafetensors,
 } from "../files/safetensors.ts";
 import { type ByteSource, openSource } from "../files/source.ts";
+import { expectMetric } from "./metric.ts";
 import { type NamedArray, VALUE_ARRAYS, type ValueArrays, valueArrayShapes } from "./value_encoder.ts";
 import { negated, packInt8, type Precision, unpackInt8 } from "./words.ts";
 
@@ -37,6 +39,37 @@ export interface LayerBook {
   readonly keys: readonly Uint16Array[];
   /** Words of values, a stage each, or the network's arrays. */
   readonly values: readonly Uint16Array[] | ValueArrays;
+  /** Half-precision bits `[K][D][D]` of the metrics that sides are coded in; a side without one is coded in the plain space. */
+  readonly metrics?: Metrics;
+}
+
+/** Half-precision bits `[K][D][D]` of a layer's metrics, or whether there are any. */
+export type Metrics<T = Uint16Array> = Readonly<Partial<Record<"keys" | "values", T>>>;
+
+/** How many stages of each side are in use. */
+export interface StageCounts {
+  /** Of keys. */
+  readonly keys: number;
+  /** Of values. */
+  readonly values: number;
+}
+
+/** How one side's tokens are coded in more stages where fewer miss too much. */
+export interface Tier {
+  /** Stages of all tokens. */
+  readonly base: number;
+  /** Stages of those whose squared error in the metric, by `base` stages, is above their head's threshold. */
+  readonly stages: number;
+  /** `[layers][K]` */
+  readonly thresholds: readonly (readonly number[])[];
+}
+
+/** Tiers of both sides. */
+export interface Tiers {
+  /** Of keys. */
+  readonly keys: Tier;
+  /** Of values. */
+  readonly values: Tier;
 }
 
 /** Codebooks of a model's layers; fewer than its layers while training is under way. */
@@ -49,6 +82,12 @@ export interface Codebook {
   readonly values: CodecShape | ValueDims;
   /** How words are stored. */
   readonly precision: Precision;
+  /** Ways that encoding keeps (code_beam); 1, the nearest words stage after stage, where nothing is said. */
+  readonly beam?: number;
+  /** Stages in use where both sides are asked for at 1 or 2 bits; as published where nothing is said. */
+  readonly splits?: Readonly<Partial<Record<1 | 2, StageCounts>>>;
+  /** What takes the place of `splits` where tiers are in use: so far, evaluation alone. */
+  readonly tiers?: Readonly<Partial<Record<1 | 2, Tiers>>>;
   /** Words, layer by layer. */
   readonly layers: readonly LayerBook[];
   /** How it was trained: text, tokens, seed, iterations, command, distortion, as strings. */
@@ -60,20 +99,27 @@ export function isAdditive(values: CodecShape | ValueDims): values is CodecShape
   return "stages" in values;
 }
 
+/** Stages of each side that stand for so many bits: the codebook's own split if both sides have equal bits, else as published. */
+export function stagesAt({ splits, keys: { headDim } }: Codebook, { k, v }: { k: 1 | 2; v: 1 | 2 }): StageCounts {
+  const own = k === v ? splits?.[k] : undefined;
+  return own ?? { keys: publishedStages(headDim, k), values: publishedStages(headDim, v) };
+}
+
 /** The codebook of the first stages alone: greedy stages do not depend on later ones. */
 export function truncate(codebook: Codebook, stages: { keys: number; values?: number }): Codebook {
   const cut = (codec: CodecShape, count: number): CodecShape => {
     if (count > 0 && count <= codec.stages.length) return { ...codec, stages: codec.stages.slice(0, count) };
     throw new RangeError(`Cannot cut a codebook to ${count} stages as it has ${codec.stages.length}`);
   };
-  const { values } = codebook, count = stages.values;
+  const { tiers: _, ...rest } = codebook, { values } = codebook, count = stages.values;
   return {
-    ...codebook,
+    ...rest,
     keys: cut(codebook.keys, stages.keys),
     values: isAdditive(values) && count !== undefined ? cut(values, count) : values,
     layers: codebook.layers.map((layer) => ({
       keys: layer.keys.slice(0, stages.keys),
       values: isArrays(layer.values) ? layer.values : layer.values.slice(0, count),
+      ...layer.metrics && { metrics: layer.metrics },
     })),
   };
 }
@@ -89,13 +135,18 @@ function storedRows(stage: Stage): number {
 
 /** Writes a codebook in one step: an interruption leaves the old file or the new one. */
 export async function writeCodebook(path: string, codebook: Codebook): Promise<void> {
-  const { model, keys, values, precision, record } = codebook, tensors: Record<string, TensorData> = {};
+  const { model, keys, values, precision, record, beam, splits, tiers } = codebook,
+    tensors: Record<string, TensorData> = {};
   codebook.layers.forEach((layer, l) => {
     const put = (codec: CodecShape, side: string, stages: readonly Uint16Array[]) =>
       codec.stages.forEach((stage, s) =>
         putStage(tensors, `layers.${l}.${side}.${s}`, codec, stage, stages[s]!, codebook)
       );
     put(keys, "keys", layer.keys);
+    for (const [side, data] of Object.entries(layer.metrics ?? {})) {
+      const shape = [model.kvHeads, model.headDim, model.headDim];
+      tensors[`layers.${l}.${side}.metric`] = { dtype: "F16", shape, data };
+    }
     if (!isArrays(layer.values)) put(values as CodecShape, "values", layer.values);
     else {
       for (const name of VALUE_ARRAYS) {
@@ -104,7 +155,14 @@ export async function writeCodebook(path: string, codebook: Codebook): Promise<v
       }
     }
   });
-  const about = { ...model, finished: codebook.layers.length, precision, keys: keys.stages };
+  const metrics = Object.keys(codebook.layers[0]?.metrics ?? {});
+  const about = {
+    ...{ ...model, finished: codebook.layers.length, precision, keys: keys.stages },
+    ...metrics.length > 0 && { metrics },
+    ...beam !== undefined && { beam },
+    ...splits && { splits },
+    ...tiers && { tiers },
+  };
   await writeSafetensors(path, tensors, {
     format: FORMAT,
     version: VERSION,
@@ -138,7 +196,7 @@ function putStage(
 export async function readCodebook(location: string | URL): Promise<Codebook> {
   using source = await openSource(location);
   const file = await readSafetensors(source), { metadata } = file, read = readAbout(source.name, metadata);
-  const { model, finished, precision, keys, values } = read, layers: LayerBook[] = [];
+  const { model, finished, precision, keys, values, metrics, beam, splits, tiers } = read, layers: LayerBook[] = [];
   for (let l = 0; l < finished; l++) {
     const get = async (codec: CodecShape, side: string): Promise<Uint16Array[]> => {
       const out: Uint16Array[] = [];
@@ -147,7 +205,13 @@ export async function readCodebook(location: string | URL): Promise<Codebook> {
       }
       return out;
     };
+    const own: Partial<Record<"keys" | "values", Uint16Array>> = {}, { kvHeads, headDim } = model;
+    for (const side of metrics) {
+      const shape = [kvHeads, headDim, headDim], name = `layers.${l}.${side}.metric`;
+      own[side] = new Uint16Array(await getTensor(source, file, name, "F16", shape));
+    }
     layers.push({
+      ...metrics.length > 0 && { metrics: own },
       keys: await get(keys, "keys"),
       values: isAdditive(values) ? await get(values, "values") : await getArrays(source, file, l, values),
     });
@@ -158,6 +222,9 @@ export async function readCodebook(location: string | URL): Promise<Codebook> {
     keys,
     values,
     precision,
+    ...beam !== undefined && { beam },
+    ...splits && { splits },
+    ...tiers && { tiers },
     layers,
     record: Object.fromEntries(record.map(([n, v]) => [n.slice(7), v])),
   };
@@ -191,6 +258,10 @@ interface About {
   readonly precision: Precision;
   readonly keys: CodecShape;
   readonly values: CodecShape | ValueDims;
+  readonly metrics: readonly ("keys" | "values")[];
+  readonly beam: number | undefined;
+  readonly splits: Codebook["splits"];
+  readonly tiers: Codebook["tiers"];
 }
 
 function readAbout(name: string, metadata: Safetensors["metadata"]): About {
@@ -210,14 +281,37 @@ function readAbout(name: string, metadata: Safetensors["metadata"]): About {
       ? { headDim, stages: stagesOf(about.values, headDim) }
       : { features: kvHeads * headDim, bits: about.values.bits };
     if (!isAdditive(values)) valueWidths(values);
+    const keys: CodecShape = { headDim, stages: stagesOf(about.keys, headDim) },
+      { beam, splits, tiers, metrics = [] } = about;
+    for (const side of metrics) expectMetric(metricCodec({ keys, values }, side));
+    if (beam !== undefined && !(Number.isInteger(beam) && beam > 0)) throw new RangeError(`a beam of ${beam}`);
+    for (const counts of Object.values(splits ?? {}) as StageCounts[]) {
+      const fits = (count: number, codec: CodecShape | ValueDims): boolean =>
+        Number.isInteger(count) && count > 0 && isAdditive(codec) && count <= codec.stages.length;
+      if (!fits(counts.keys, keys) || !fits(counts.values, values)) throw new RangeError("splits beyond its stages");
+    }
+    for (const { keys: k, values: v } of Object.values(tiers ?? {}) as Tiers[]) {
+      const fits = ({ base, stages, thresholds }: Tier, codec: CodecShape | ValueDims): boolean =>
+        isAdditive(codec) && base > 0 && base < stages && stages <= codec.stages.length &&
+        thresholds.length === layers &&
+        thresholds.every((ofHeads) => ofHeads.length === kvHeads && ofHeads.every(Number.isFinite));
+      if (!fits(k, keys) || !fits(v, values)) throw new RangeError("tiers beyond its stages, layers or heads");
+    }
     return {
       model: { layers, kvHeads, headDim, fingerprint: String(fingerprint) },
       ...{ finished, precision: about.precision, values },
-      keys: { headDim, stages: stagesOf(about.keys, headDim) },
+      ...{ keys, metrics, beam, splits, tiers },
     };
   } catch (cause) {
     throw error(`its description is damaged: ${(cause as Error).message}`);
   }
+}
+
+/** The additive codec of a side that has a metric. */
+function metricCodec({ keys, values }: Pick<Codebook, "keys" | "values">, side: string): CodecShape {
+  const codec = side === "keys" ? keys : side === "values" ? values : undefined;
+  if (codec && isAdditive(codec)) return codec;
+  throw new RangeError(`a metric of ${side}`);
 }
 
 function stagesOf(list: readonly Partial<Record<string, unknown>>[], headDim: number): Stage[] {

@@ -4,6 +4,7 @@
  * @module
  */
 import { type Stage, stageRows } from "../core/codec.ts";
+import { fromF16Array } from "../core/f16.ts";
 import { BLOCK, blocks } from "../core/pack.ts";
 import type { Rng } from "../core/rng.ts";
 import {
@@ -19,6 +20,7 @@ import {
 import { type Gpu, Staging } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { CodeGram } from "../kernels/code_gram.ts";
+import { CodeMetric } from "../kernels/code_metric.ts";
 import { CodeResidual } from "../kernels/code_residual.ts";
 import { EmAccumulate } from "../kernels/em_accumulate.ts";
 import { EmAssign } from "../kernels/em_assign.ts";
@@ -104,16 +106,20 @@ export class HeadGroup implements Disposable {
     this.#scales = this.#owned.use(gpu.alloc("scales", "f16", [blocks(tokens) * BLOCK]));
   }
 
-  /** Loads heads of `vectors`: every token's are divided by the scale of all its heads. */
+  /**
+   * Loads heads of `vectors`: every token's are divided by the scale of all its heads, then taken to the space of `metric`,
+   * half-precision bits `[K][D][D]`, if there is one.
+   */
   static async create(
     gpu: Gpu,
     dims: VectorDims,
     vectors: Vectors,
-    { head, heads, isSoft = false }: { head: number; heads: number; isSoft?: boolean },
+    { head, heads, isSoft = false, metric }: { head: number; heads: number; isSoft?: boolean; metric?: Uint16Array },
   ): Promise<HeadGroup> {
     const tokens = tokensOf(vectors, dims);
     const group = new HeadGroup(gpu, dims, head, heads, tokens, isSoft, await EmReduce.create(gpu));
     await group.#load(vectors);
+    if (metric) await group.#apply(metric);
     return group;
   }
 
@@ -145,6 +151,15 @@ export class HeadGroup implements Disposable {
         }
       }
     }
+  }
+
+  async #apply(metric: Uint16Array): Promise<void> {
+    const { gpu, head, heads } = this, { headDim } = this.dims, size = headDim ** 2;
+    const op = await CodeMetric.create(gpu, headDim), commands = gpu.commands("metric");
+    const own = fromF16Array(metric.subarray(head * size, (head + heads) * size));
+    using matrices = gpu.upload("metric", "f32", [heads, headDim, headDim], own);
+    op.encode(commands, { residual: this.#residual, metric: matrices }, blocks(this.tokens));
+    commands.submit();
   }
 
   /** Makes ready for a stage. */

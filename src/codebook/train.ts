@@ -7,10 +7,12 @@
  * @module
  */
 import { type CodecShape, type Stage, stageRows } from "../core/codec.ts";
+import { fromF16Array } from "../core/f16.ts";
 import { Rng } from "../core/rng.ts";
 import type { VectorDims } from "../core/shapes.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { headBytes, HeadGroup, type HeadStep, tokensOf, type Vectors, zeroWords } from "./head_group.ts";
+import { expectMetric, headMetric, inverted, metricWords, timesMatrix } from "./metric.ts";
 import { solveStage } from "./solve.ts";
 import { type Precision, roundWords } from "./words.ts";
 
@@ -52,6 +54,11 @@ export interface TrainOptions {
   readonly assignment?: "hard" | "soft";
   /** How words will be stored: later stages make up for the rounding of earlier ones. Default `f16`. */
   readonly precision?: Precision;
+  /**
+   * Half-precision bits `[K][D][D]` of each head's metric (metric.ts): errors are measured, and words fitted, in its space,
+   * for codecs of untied pair stages. Scales stay those of the plain vectors.
+   */
+  readonly metric?: Uint16Array;
   /** Bytes of GPU memory to work in, the vectors themselves apart. Default 1.5 GiB. */
   readonly memory?: number;
   readonly onProgress?: (progress: TrainProgress) => void;
@@ -61,7 +68,7 @@ export interface TrainOptions {
 
 /** What a codec misses of one layer's vectors. */
 export interface Distortion {
-  /** NMSE by stage and head, `[stages][K]`: squared error over squared norm, both summed over tokens. */
+  /** NMSE by stage and head, `[stages][K]`: squared error over squared norm, both in the metric and summed over tokens. */
   readonly nmse: readonly Float64Array[];
   /** Squared norms of each head, summed over tokens. */
   readonly energy: Float64Array;
@@ -104,7 +111,8 @@ export async function trainStages(
   options: TrainOptions = {},
 ): Promise<TrainedStages> {
   const { kvHeads, headDim } = dims, tokens = tokensOf(vectors, dims), { seed = 1, assignment = "hard" } = options;
-  const isSoft = assignment === "soft";
+  const isSoft = assignment === "soft", { metric } = options;
+  if (metric) expectMetric(codec);
   if (!(tokens > 0)) throw new RangeError("Cannot train a codebook as there must be at least one token: there is none");
   const bytes = headBytes(headDim, tokens, codec.stages, isSoft);
   const { size, turns } = headsAtOnce(gpu, kvHeads, bytes, 4 * Math.max(headDim, isSoft ? 128 : 0) * tokens, options),
@@ -115,7 +123,7 @@ export async function trainStages(
     const groups: Trainer[] = [];
     for (let head = first; head < Math.min(kvHeads, first + set); head += size) {
       const count = Math.min(size, kvHeads - head);
-      const group = stack.use(await HeadGroup.create(gpu, dims, vectors, { head, heads: count, isSoft }));
+      const group = stack.use(await HeadGroup.create(gpu, dims, vectors, { head, heads: count, isSoft, metric }));
       groups.push(
         new Trainer(group, codec, options, Array.from({ length: count }, (_, h) => streamOf(seed, head + h))),
       );
@@ -146,7 +154,7 @@ export async function measureStages(
   vectors: Vectors,
   codec: CodecShape,
   stages: readonly Uint16Array[],
-  options: Pick<TrainOptions, "memory"> = {},
+  options: Pick<TrainOptions, "memory" | "metric"> = {},
 ): Promise<Distortion> {
   const { kvHeads, headDim } = dims, tokens = tokensOf(vectors, dims);
   const bytes = headBytes(headDim, tokens, codec.stages, false);
@@ -154,7 +162,8 @@ export async function measureStages(
   const out = codec.stages.map(() => new Float64Array(kvHeads)), energy = new Float64Array(kvHeads);
   for (let head = 0; head < kvHeads; head += size) {
     const heads = Math.min(size, kvHeads - head), losses: number[][] = Array.from({ length: heads }, () => []);
-    using group = await HeadGroup.create(gpu, dims, vectors, { head, heads });
+    const { metric } = options, own = metric?.subarray(head * headDim ** 2, (head + heads) * headDim ** 2);
+    using group = await HeadGroup.create(gpu, dims, vectors, { head, heads, metric });
     const step = async (words: Uint16Array): Promise<void> => {
       group.submit(words, { keep: true });
       for (const [h, { scaledLoss }] of (await group.read()).entries()) losses[h]!.push(scaledLoss);
@@ -162,8 +171,8 @@ export async function measureStages(
     for (const [s, stage] of codec.stages.entries()) {
       await group.begin(stage);
       if (s === 0) await step(zeroWords(heads, stage, headDim));
-      const words = stageRows(stage) * headDim;
-      await step(stages[s]!.subarray(head * words, (head + heads) * words));
+      const rows = stageRows(stage) * headDim, words = stages[s]!.subarray(head * rows, (head + heads) * rows);
+      await step(own ? metricWords(words, own, headDim) : words);
       losses.forEach((loss, h) => out[s]![head + h] = nmse(loss, s));
     }
     losses.forEach((loss, h) => energy[head + h] = loss[0]!);
@@ -236,6 +245,9 @@ class Trainer {
   /** Temperatures of a stage's E steps, 0 for hard ones; as many M steps follow them. */
   #temperatures: readonly number[] = [];
   isDone = false;
+  /** The group's metrics, and the ways back from them. */
+  readonly #metric: Uint16Array | undefined;
+  readonly #inverses: readonly Float64Array[] = [];
 
   constructor(
     readonly group: HeadGroup,
@@ -248,6 +260,15 @@ class Trainer {
       current: new Float64Array(0),
       best: new Uint16Array(0),
     }));
+    if (!options.metric) return;
+    const { head, heads } = group, D = codec.headDim;
+    this.#metric = options.metric.subarray(head * D ** 2, (head + heads) * D ** 2);
+    this.#inverses = seeds.map((_, h) => inverted(headMetric(this.#metric!, h, D), D));
+  }
+
+  /** Words are rounded as they are stored; those in a metric's space only for the GPU, and as stored at the stage's end. */
+  #rounded(words: Float64Array): Uint16Array {
+    return roundWords(words, this.#width, this.#metric ? "f16" : this.options.precision ?? "f16");
   }
 
   get #width(): number {
@@ -276,20 +297,19 @@ class Trainer {
   }
 
   submit(step: number): void {
-    const { precision = "f16" } = this.options;
-    const words = joined(this.heads.map((head) => roundWords(head.current, this.#width, precision)));
+    const words = joined(this.heads.map((head) => this.#rounded(head.current)));
     this.group.submit(words, { temperature: this.#temperatures[step] ?? 0 });
   }
 
   /** Takes the step's losses, and each head's words where they are its best. */
   async read(step: number): Promise<void> {
-    const { precision = "f16", assignment } = this.options, found = await this.group.read();
+    const { assignment } = this.options, found = await this.group.read();
     this.heads.forEach((head, h) => {
       const { scaledLoss, tokens } = head.last = found[h]!, gap = (scaledLoss - head.bestLoss) / tokens / this.#width;
       if (head.stopped) return;
       if (scaledLoss < head.bestLoss) {
         head.bestLoss = scaledLoss;
-        head.best = roundWords(head.current, this.#width, precision);
+        head.best = this.#rounded(head.current);
       } else if (assignment === "soft" && step > 1 && gap < PUBLISHED_STOP) head.stopped = true;
     });
     this.isDone = step === this.#temperatures.length || this.heads.every((head) => head.stopped);
@@ -310,9 +330,15 @@ class Trainer {
     }
   }
 
-  /** Takes each head's best words off its residuals. */
+  /** Takes each head's best words off its residuals; a metric's as they will be there once they have been stored. */
   async finish(): Promise<void> {
-    this.group.submit(joined(this.heads.map((head) => head.best)), { keep: true });
+    const { precision = "f16" } = this.options, D = this.#width, metric = this.#metric;
+    this.#inverses.forEach((inverse, h) => {
+      const head = this.heads[h]!;
+      head.best = roundWords(timesMatrix(fromF16Array(head.best), inverse, D), D, precision);
+    });
+    const words = joined(this.heads.map((head) => head.best));
+    this.group.submit(metric ? metricWords(words, metric, D) : words, { keep: true });
     for (const [h, { scaledLoss }] of (await this.group.read()).entries()) {
       const head = this.heads[h]!;
       head.words.push(head.best);

@@ -7,11 +7,22 @@ import type { CodecShape } from "../core/codec.ts";
 import type { ValueDims } from "../core/shapes.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { type Codebook, isAdditive, type LayerBook, type ModelShape, readCodebook, writeCodebook } from "./file.ts";
+import {
+  type Codebook,
+  isAdditive,
+  type LayerBook,
+  type Metrics,
+  type ModelShape,
+  readCodebook,
+  writeCodebook,
+} from "./file.ts";
 import { tokensOf, type Vectors } from "./head_group.ts";
 import { layerNmse, type TrainOptions, type TrainProgress, trainStages } from "./train.ts";
 import type { ValueArrays } from "./value_encoder.ts";
 import { trainValueEncoder } from "./value_encoder_train.ts";
+
+/** Numbers that are read back at a time. */
+const READ = 2 ** 24;
 
 /** How training of a codebook goes. The published value encoder reports one stage, and no distortion before its end. */
 export interface CodebookProgress extends Omit<TrainProgress, "done"> {
@@ -26,12 +37,15 @@ export interface CodebookProgress extends Omit<TrainProgress, "done"> {
 }
 
 /** Options of {@linkcode trainCodebook}. */
-export interface TrainCodebookOptions extends Omit<TrainOptions, "onProgress"> {
+export interface TrainCodebookOptions
+  extends Omit<TrainOptions, "onProgress" | "metric">, Pick<Codebook, "beam" | "splits"> {
   readonly keys: CodecShape;
   /** Additive stages, or the published encoder's bits. */
   readonly values: CodecShape | ValueDims;
   /** Steps of the published value encoder. Default 3,000. */
   readonly valueSteps?: number;
+  /** Trainings of the published value encoder, of which each layer's best is kept. Default 3. */
+  readonly valueSeeds?: number;
   /** Where the codebook goes. While training is under way, finished layers are in `PATH.partial`. */
   readonly path?: string;
   /** Goes on from `PATH.partial`, if there is one. */
@@ -45,9 +59,11 @@ export interface TrainCodebookOptions extends Omit<TrainOptions, "onProgress"> {
 export interface LayerVectors extends Partial<Disposable> {
   readonly keys: Vectors;
   readonly values: Vectors;
+  /** Half-precision bits `[K][D][D]` of the metrics that sides are fitted and coded in, if any. */
+  readonly metrics?: Metrics;
 }
 
-/** NMSE on the training vectors, `[layers][stages]`, as a codebook's record has it. */
+/** NMSE on the training vectors, in their metrics, `[layers][stages]`, as a codebook's record has it. */
 export interface RecordedDistortion {
   /** Of keys. */
   readonly keys: readonly (readonly number[])[];
@@ -71,9 +87,13 @@ export async function trainCodebook(
   vectors: (layer: number) => Promise<LayerVectors>,
   options: TrainCodebookOptions,
 ): Promise<Codebook> {
-  const { keys, values, precision = "f16", path, seed = 1, iterations, assignment = "hard" } = options;
+  const { keys, values, precision = "f16", path, seed = 1, iterations, assignment = "hard", beam, splits } = options;
   const settings = { seed: `${seed}`, iterations: `${iterations ?? "default"}`, assignment, ...options.record };
-  let codebook: Codebook = { model, keys, values, precision, layers: [], record: settings };
+  let codebook: Codebook = {
+    ...{ model, keys, values, precision, layers: [], record: settings },
+    ...beam !== undefined && { beam },
+    ...splits && { splits },
+  };
   const partial = `${path}.partial`;
   if (path && options.resume) codebook = await resumed(partial, codebook);
   const begun = codebook.layers.length, start = performance.now();
@@ -88,13 +108,17 @@ export async function trainCodebook(
       options.onProgress?.({ ...progress, layer, layers: model.layers, side, secondsLeft });
     };
     const own = { ...options, seed: seed + 2 * Math.imul(layer + 1, 0x27d4eb2f) };
-    const trained = await trainStages(gpu, model, given.keys, keys, { ...own, onProgress: report("keys") });
-    const coded = await trainValues(gpu, model, given.values, { ...own, seed: own.seed + 1 }, report("values"));
+    const { metrics } = given, onProgress = report("keys");
+    const trained = await trainStages(gpu, model, given.keys, keys, { ...own, metric: metrics?.keys, onProgress });
+    const coded = await trainValues(
+      ...[gpu, model, given.values, { ...own, seed: own.seed + 1, metric: metrics?.values }] as const,
+      report("values"),
+    );
     const { keys: keyNmse, values: valueNmse } = recordedDistortion(codebook);
     const distortion = { keys: [...keyNmse, layerNmse(trained, "keys")], values: [...valueNmse, coded.nmse] };
     codebook = {
       ...codebook,
-      layers: [...codebook.layers, { keys: trained.stages, values: coded.values }],
+      layers: [...codebook.layers, { keys: trained.stages, values: coded.values, ...metrics && { metrics } }],
       record: {
         ...codebook.record,
         tokens: `${tokensOf(given.keys, model)}`,
@@ -120,11 +144,11 @@ async function resumed(partial: string, fresh: Codebook): Promise<Codebook> {
     if (error instanceof Deno.errors.NotFound) return fresh;
     throw error;
   }
-  const told = ({ model, keys, values, precision, record }: Codebook): Record<string, string> => ({
+  const told = ({ model, keys, values, precision, record, beam, splits }: Codebook): Record<string, string> => ({
     model: JSON.stringify(model, ["layers", "kvHeads", "headDim", "fingerprint"]),
     keys: described(keys),
     values: described(values),
-    precision,
+    ...{ precision, beam: `${beam ?? 1}`, splits: JSON.stringify(splits ?? "as published") },
     ...Object.fromEntries(Object.keys(fresh.record).map((name) => [name, record[name] ?? "not told"])),
   });
   const was = told(found), wanted = told(fresh);
@@ -149,18 +173,17 @@ async function trainValues(
   gpu: Gpu,
   model: ModelShape,
   vectors: Vectors,
-  options: TrainCodebookOptions,
+  options: TrainCodebookOptions & Pick<TrainOptions, "metric">,
   onProgress: (progress: TrainProgress) => void,
 ): Promise<{ values: LayerBook["values"]; nmse: number[] }> {
-  const { values: codec, seed, signal, valueSteps: steps } = options;
+  const { values: codec, seed, signal, valueSteps: steps, valueSeeds: seeds = 3 } = options;
   if (isAdditive(codec)) {
     const trained = await trainStages(gpu, model, vectors, codec, { ...options, onProgress });
     return { values: trained.stages, nmse: layerNmse(trained, "values") };
   }
-  using owned = new DisposableStack();
-  const rows = rowsOf(gpu, model, vectors, owned);
+  using rows = await rowsOf(gpu, model, vectors);
   using encoder = await trainValueEncoder(gpu, [rows], {
-    ...{ bits: codec.bits, seed, signal, steps },
+    ...{ bits: codec.bits, seed, seeds, signal, steps },
     onProgress: ({ step, steps, losses }) =>
       onProgress({ head: 0, stage: 0, stages: 1, distortion: losses[0]!, done: step / steps }),
   });
@@ -168,12 +191,27 @@ async function trainValues(
   return { values, nmse: [await encoder.distortion(0, rows)] };
 }
 
-/** Values `f32 [T][K·D]` as one tensor. */
-function rowsOf(gpu: Gpu, model: ModelShape, { form, parts, offset = 0 }: Vectors, owned: DisposableStack): Tensor {
-  const features = model.kvHeads * model.headDim, [only] = parts;
-  if (form !== "rows" || !only || parts.length > 1 || offset > 0) {
-    throw new TypeError("Cannot train a value encoder as its values must be one part of rows that hold nothing else");
+/** Values of all parts as one tensor `f32 [T][K·D]`, which the caller owns. */
+async function rowsOf(gpu: Gpu, model: ModelShape, vectors: Vectors): Promise<Tensor> {
+  const { form, parts, offset = 0 } = vectors,
+    features = model.kvHeads * model.headDim,
+    tokens = tokensOf(vectors, model);
+  if (form !== "rows") throw new TypeError("Cannot train a value encoder on values of a cache: give them as rows");
+  const rows = new Float32Array(tokens * features);
+  let at = 0;
+  for (const part of parts) {
+    if (part instanceof Float32Array) {
+      rows.set(part, at);
+      at += part.length;
+      continue;
+    }
+    const [all, width] = part.shape as [number, number], step = Math.max(1, Math.floor(READ / width));
+    for (let first = 0; first < all; first += step) {
+      const count = Math.min(step, all - first), numbers = await gpu.readF32(part.view(first * width, [count, width]));
+      for (let from = offset; from < numbers.length; from += width, at += features) {
+        rows.set(numbers.subarray(from, from + features), at);
+      }
+    }
   }
-  if (!(only instanceof Float32Array)) return only;
-  return owned.use(gpu.upload("values", "f32", [only.length / features, features], only));
+  return gpu.upload("values", "f32", [tokens, features], rows);
 }

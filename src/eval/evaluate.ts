@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { bitsAll, bitsEffective } from "../core/bits.ts";
 import type { Llama } from "../llama/llama.ts";
 import { inside } from "../llama/llama.ts";
 import { type CodebookMethod, codebookMethod } from "./commvq.ts";
@@ -65,6 +66,10 @@ export interface CellFigures {
   readonly right: number;
   /** Answers in all. */
   readonly all: number;
+  /** Answers that the exact cache gets right and this one wrong. */
+  readonly lost: number;
+  /** The reverse. */
+  readonly gained: number;
 }
 
 /** One method's figures. */
@@ -87,8 +92,8 @@ export interface MethodFigures extends Omit<LanguageFigures, "tokens"> {
   readonly tasks: Readonly<Record<string, number>>;
   /** Right answers and all, by cell. */
   readonly answers: Readonly<Record<string, CellFigures>>;
-  /** Right answers by where the answer stood first: length of the document in characters, fifth of its depth. */
-  readonly depths: readonly ({ readonly chars: number; readonly fifth: number } & CellFigures)[];
+  /** Right answers by cell and where in the document, in fifths of its depth, the answer stood first. */
+  readonly depths: readonly ({ readonly cell: string; readonly chars: number; readonly fifth: number } & CellFigures)[];
   /** By layer, given exact inputs, on the first document. */
   readonly keyNmse: readonly number[];
   /** Squared error over squared norm of values, likewise. */
@@ -103,6 +108,8 @@ export interface MethodFigures extends Omit<LanguageFigures, "tokens"> {
 export interface CellNote {
   /** Answers in all. */
   readonly answers: number;
+  /** Tokens of a document, on average. */
+  readonly tokens: number;
   /** False where the window and the sinks alone are enough, or where the model fails with an exact cache. */
   readonly tells: boolean;
   /** Why it tells nothing; empty where it does. */
@@ -221,12 +228,13 @@ export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Pro
     forward.begin(ids);
     await forward.run(exact, { far: "exact", signal, visit, onLayer: step("texts", ids.length) });
     forward.copyTail(exact, from, kept);
+    scorer.begin(kept);
     const truth = await scorer.judge(kept, targets, { margins: true });
     for (const { method, scores } of tallies) {
       let judged = truth;
       if (method.far !== "exact") {
         await forward.run(mixed, { far: method.far, from, signal, onLayer: step("texts", ids.length - from) });
-        judged = await scorer.judge(mixed, targets, { exact: kept });
+        judged = await scorer.judge(mixed, targets, { compare: true });
       }
       const agrees = Uint8Array.from(judged.top, (id, t) => id === truth.top[t] ? 1 : 0);
       scores.push({ nll: judged.nll, kl: judged.kl, agrees, margin: truth.margin });
@@ -261,7 +269,7 @@ export async function evaluate(llama: Llama, options: EvaluateOptions = {}): Pro
     documents: documents.length,
     seconds: (performance.now() - started) / 1e3,
     methods: tallies.map((tally) =>
-      figures(tally, find(base), prepared, {
+      figures(tally, find(base), find(EXACT.name), prepared, {
         language: summaries.get(tally.method.name)!,
         exact: summaries.get(EXACT.name)!,
         anchor: summaries.get(ANCHOR.name)!,
@@ -325,8 +333,10 @@ function bitsOf(
   elements: number,
 ): { bitsEffective: number; bitsAll: number } {
   const mean = (of: (tokens: number) => number): number => lengths.reduce((sum, n) => sum + of(n), 0) / lengths.length;
-  const bitsEffective = mean((n) => bitsCode + (16 - bitsCode) * Math.min(n, near) / n);
-  return { bitsEffective, bitsAll: bitsEffective + mean((n) => 8 * sharedBytes / (n * elements)) };
+  return {
+    bitsEffective: mean((n) => bitsEffective(bitsCode, near, n)),
+    bitsAll: mean((n) => bitsAll(bitsEffective(bitsCode, near, n), sharedBytes, n * elements)),
+  };
 }
 
 interface Context {
@@ -339,22 +349,26 @@ interface Context {
 function figures(
   { method, scores, right, layers }: Tally,
   base: Tally,
+  truth: Tally,
   tasks: readonly TaskDocument[],
   { language, exact, anchor, bits }: Context,
 ): MethodFigures {
   const { tokens: _, ...rest } = language, { name, about, bitsCode, sharedBytes } = method;
   const loss = (of: LanguageFigures): number => Math.log(of.perplexitySecondHalf);
-  const answers: Record<string, { right: number; all: number }> = {};
-  const depths = new Map<string, { chars: number; fifth: number; right: number; all: number }>();
+  const none = { right: 0, all: 0, lost: 0, gained: 0 }, answers: Record<string, CellFigures> = {};
+  const depths: Record<string, MethodFigures["depths"][number]> = {};
   right.forEach((ofTask, i) => {
-    const { task, answers: spans } = tasks[i]!, cell = answers[cellOf(task)] ??= { right: 0, all: 0 };
+    const { task, answers: spans } = tasks[i]!, cell = cellOf(task), { chars } = task;
     ofTask.forEach((isRight, a) => {
-      cell.right += isRight;
-      cell.all++;
-      const { fifth } = spans[a]!;
+      const { fifth } = spans[a]!, exactly = truth.right[i]![a]!;
+      const count = <T extends CellFigures>(sum: T): T => ({
+        ...{ ...sum, right: sum.right + isRight, all: sum.all + 1 },
+        ...{ lost: sum.lost + (exactly & ~isRight), gained: sum.gained + (isRight & ~exactly) },
+      });
+      answers[cell] = count(answers[cell] ?? none);
       if (fifth === undefined) return;
-      const key = `${task.chars} ${fifth}`, at = depths.get(key) ?? { chars: task.chars, fifth, right: 0, all: 0 };
-      depths.set(key, { ...at, right: at.right + isRight, all: at.all + 1 });
+      const key = `${cell} ${fifth}`;
+      depths[key] = count(depths[key] ?? { cell, chars, fifth, ...none });
     });
   });
   const over = (of: (tally: Tally) => readonly ArrayLike<number>[], own: readonly ArrayLike<number>[]): Difference =>
@@ -364,7 +378,7 @@ function figures(
     contextKept: (loss(anchor) - loss(language)) / (loss(anchor) - loss(exact)),
     tasks: Object.fromEntries(Object.entries(answers).map(([cell, { right, all }]) => [cell, right / all])),
     answers,
-    depths: [...depths.values()].toSorted((a, b) => a.chars - b.chars || a.fifth - b.fifth),
+    depths: Object.values(depths).toSorted((a, b) => a.chars - b.chars || a.fifth - b.fifth),
     keyNmse: layers.map((l) => l.keyNmse),
     valueNmse: layers.map((l) => l.valueNmse),
     outputError: layers.map((l) => l.outputError),
@@ -377,21 +391,23 @@ function figures(
 }
 
 function cellNotes(tasks: readonly TaskDocument[], exact: Tally, anchor: Tally): Record<string, CellNote> {
-  const cells: Record<string, { exact: number; anchor: number; all: number }> = {};
-  tasks.forEach(({ task }, i) => {
-    const cell = cells[cellOf(task)] ??= { exact: 0, anchor: 0, all: 0 };
+  const cells: Record<string, { exact: number; anchor: number; all: number; tokens: number; texts: number }> = {};
+  tasks.forEach(({ task, ids }, i) => {
+    const cell = cells[cellOf(task)] ??= { exact: 0, anchor: 0, all: 0, tokens: 0, texts: 0 };
+    cell.tokens += ids.length;
+    cell.texts++;
     cell.exact += exact.right[i]!.reduce((a, b) => a + b, 0);
     cell.anchor += anchor.right[i]!.reduce((a, b) => a + b, 0);
     cell.all += exact.right[i]!.length;
   });
   return Object.fromEntries(
-    Object.entries(cells).map(([name, { exact, anchor, all }]) => {
+    Object.entries(cells).map(([name, { exact, anchor, all, tokens, texts }]) => {
       const note = exact < 0.8 * all
         ? `the model itself answers ${exact} of ${all}`
         : anchor >= 0.5 * exact
         ? `the window and the sinks alone answer ${anchor} of ${all}`
         : "";
-      return [name, { answers: all, tells: note === "", note }];
+      return [name, { answers: all, tokens: Math.round(tokens / texts), tells: note === "", note }];
     }),
   );
 }

@@ -5,7 +5,10 @@
  */
 
 const INK = "#1b1f24", MUTED = "#6b7280", GRID = "#e7e9ed", PAPER = "#ffffff";
-const COLOURS = ["#0f766e", "#c2410c", "#1d4ed8", "#be123c", "#7c3aed", "#4d7c0f", "#0891b2", "#a21caf"];
+const COLOURS = [
+  ...["#0f766e", "#c2410c", "#1d4ed8", "#be123c", "#7c3aed", "#4d7c0f", "#0891b2", "#a21caf", "#a16207", "#475569"],
+  ...["#db2777", "#15803d"],
+];
 const FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif";
 
 /** Text made safe for SVG and HTML. */
@@ -70,7 +73,9 @@ function line(x1: number, y1: number, x2: number, y2: number, stroke = GRID, res
   return `<line x1="${a}" y1="${b}" x2="${c}" y2="${d}" stroke="${stroke}" ${rest}/>`;
 }
 
-function svg(width: number, height: number, { title, note }: ChartText, parts: readonly string[]): string {
+/** A chart, at least as wide as what stands above it. */
+function svg(least: number, height: number, { title, note = "" }: ChartText, parts: readonly string[]): string {
+  const width = Math.max(least, 48 + 9.2 * title.length, 48 + 6.6 * note.length);
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width.toFixed(0)} ${height.toFixed(0)}" width="${
       width.toFixed(0)
@@ -114,14 +119,15 @@ function axis(low: number, high: number, from: number, to: number, base?: number
 /** A chart of labelled points, those of a series joined. Numbers that are not finite, or not positive on decades, are left out. */
 export function plot(points: readonly Point[], text: ChartText, options: PlotOptions = {}): string {
   const { logX = false, logY = false, most = Infinity, rule, endLabels = false } = options;
-  const width = 760, height = 470, left = 84, right = width - (endLabels ? 120 : 36), top = 76, bottom = height - 64;
+  const width = 640, height = 430, left = 78, right = width - (endLabels ? 150 : 36), top = 76, bottom = height - 64;
   const shown = points.filter(({ x, y }) =>
     Number.isFinite(x) && Number.isFinite(y) && (!logY || y > 0) && (!logX || x > 0)
   );
   if (shown.length === 0) return svg(width, 110, text, [label(24, 84, "nothing to show", { fill: MUTED })]);
   const ys = [...shown.map(({ y }) => Math.min(y, most)), ...rule ? [rule.y] : []], xs = shown.map(({ x }) => x);
   const x = axis(logX ? Math.min(...xs) : 0, Math.max(...xs), left, right, logX ? 2 : undefined);
-  const y = axis(Math.min(...ys), Math.max(...ys), bottom, top, logY ? 10 : undefined), parts: string[] = [];
+  const lowest = Math.min(...ys), room = rule ? 0.07 * (Math.max(...ys) - lowest) : 0; // for the rule's name, below it
+  const y = axis(lowest - room, Math.max(...ys), bottom, top, logY ? 10 : undefined), parts: string[] = [];
   for (const mark of x.marks) {
     parts.push(line(x.at(mark), top, x.at(mark), bottom));
     parts.push(label(x.at(mark), bottom + 20, number(mark), { fill: MUTED, anchor: "middle" }));
@@ -132,10 +138,10 @@ export function plot(points: readonly Point[], text: ChartText, options: PlotOpt
   }
   if (rule) {
     parts.push(line(left, y.at(rule.y), right, y.at(rule.y), INK, 'stroke-dasharray="5 4" stroke-opacity="0.65"'));
-    const beside = endLabels ? { x: left + 8, anchor: "start" as const } : { x: right, anchor: "end" as const };
-    parts.push(label(beside.x, y.at(rule.y) - 7, rule.label, { anchor: beside.anchor, rim: true }));
   }
   const series = [...new Set(shown.map((p) => p.series))], dots: Dot[] = [];
+  if (rule && endLabels) dots.push({ x: right, y: y.at(rule.y), text: rule.label, colour: INK });
+  else if (rule) parts.push(label(right, y.at(rule.y) + 15, rule.label, { anchor: "end", rim: true }));
   series.forEach((name, s) => {
     const colour = COLOURS[s % COLOURS.length]!,
       own = shown.filter((p) => p.series === name).toSorted((a, b) => a.x - b.x);
@@ -157,7 +163,8 @@ export function plot(points: readonly Point[], text: ChartText, options: PlotOpt
       dots.push({ x, y, text: endLabels && !last ? "" : name, colour });
     });
   });
-  parts.push(...(endLabels ? stackLabels(dots, right + 12) : placeLabels(dots, width - 8, [top, bottom])));
+  const area = { left: left + 2, right: width - 8, top, bottom, rule: rule ? y.at(rule.y) : Infinity };
+  parts.push(...(endLabels ? stackLabels(dots, right + 22, bottom) : placeLabels(dots, area)));
   parts.push(label((left + right) / 2, height - 18, text.x, { size: 13, anchor: "middle" }));
   parts.push(label(26, (top + bottom) / 2, text.y, { size: 13, anchor: "middle", turn: -90 }));
   return svg(width, height, text, parts);
@@ -176,19 +183,42 @@ interface Box {
   readonly y: number;
 }
 
-/** Labels in a column at `x`, as near their dots as they can stand apart. */
-function stackLabels(dots: readonly Dot[], x: number): string[] {
-  const named = dots.filter(({ text }) => text !== "").toSorted((a, b) => a.y - b.y), ys: number[] = [];
-  for (const { y } of named) ys.push(Math.max(y, (ys.at(-1) ?? -Infinity) + 15));
-  for (let i = ys.length - 1, floor = Math.max(...named.map(({ y }) => y)) + 4; i >= 0; i--, floor -= 15) {
+/** Labels in a column at `x`, none below `bottom`, as near their dots as they can stand apart, and lines that lead to them. */
+function stackLabels(dots: readonly Dot[], x: number, bottom: number): string[] {
+  const named = dots.filter(({ text }) => text !== "").toSorted((a, b) => a.y - b.y), apart = 15;
+  const blocks: { y: number; count: number }[] = []; // of labels that touch: the first one's place
+  named.forEach(({ y }) => {
+    let block = { y, count: 1 };
+    for (let last = blocks.at(-1); last && last.y + apart * last.count > block.y; last = blocks.at(-1)) {
+      const count = last.count + block.count, sum = last.count * last.y + block.count * (block.y - apart * last.count);
+      block = { y: sum / count, count };
+      blocks.pop();
+    }
+    blocks.push(block);
+  });
+  const ys = blocks.flatMap(({ y, count }) => Array.from({ length: count }, (_, i) => y + apart * i));
+  for (let i = ys.length - 1, floor = bottom + 4; i >= 0; i--, floor = ys[i + 1]! - apart) {
     ys[i] = Math.min(ys[i]!, floor);
   }
-  return named.map(({ text, colour }, i) => label(x, ys[i]! + 4, text, { fill: colour, weight: 550 }));
+  return named.flatMap((dot, i) => [
+    line(dot.x + 6, dot.y, x - 4, ys[i]!, dot.colour, 'stroke-opacity="0.35"'),
+    label(x, ys[i]! + 4, dot.text, { fill: dot.colour, weight: 550 }),
+  ]);
+}
+
+/** Where labels may stand; below the rule, at the right, stands its name. */
+interface Area {
+  readonly left: number;
+  readonly right: number;
+  readonly top: number;
+  readonly bottom: number;
+  readonly rule: number;
 }
 
 /** Labels beside their dots, where they cover no dot and no other label. */
-function placeLabels(dots: readonly Dot[], edge: number, [top, bottom]: readonly [number, number]): string[] {
+function placeLabels(dots: readonly Dot[], { left, right, top, bottom, rule }: Area): string[] {
   const taken: Box[] = dots.map(({ x, y }) => ({ x0: x - 8, x1: x + 8, y }));
+  taken.push({ x0: right - 170, x1: right, y: rule + 11 });
   return dots.toSorted((a, b) => a.y - b.y).flatMap(({ x, y, text, colour }) => {
     if (text === "") return [];
     const wide = text.length * 8.4, tries: Box[] = [];
@@ -197,7 +227,7 @@ function placeLabels(dots: readonly Dot[], edge: number, [top, bottom]: readonly
       if (dy) tries.push({ x0: x - wide / 2, x1: x + wide / 2, y: y + dy });
     }
     const free = (box: Box): boolean =>
-      box.x1 < edge && box.y > top - 8 && box.y < bottom + 4 &&
+      box.x0 > left && box.x1 < right && box.y > top - 8 && box.y < bottom + 4 &&
       taken.every((t) => t.x1 < box.x0 || t.x0 > box.x1 || Math.abs(t.y - box.y) >= 13);
     const box = tries.find(free) ?? tries[0]!;
     taken.push(box);
@@ -263,9 +293,10 @@ export function heatMap(grid: ShareGrid, note = ""): string {
 
 /** Small heat maps of the same rows and columns, side by side. */
 export function heatMaps(grids: readonly ShareGrid[], text: ChartText): string {
-  const wide = 48, high = 26, across = Math.min(4, grids.length), [first] = grids;
+  const wide = 40, high = 26, [first] = grids;
   if (!first) return svg(760, 110, text, [label(24, 84, "nothing to show", { fill: MUTED })]);
   const panelWidth = first.columns.length * wide + 84, panelHeight = first.rows.length * high + 78, top = 72;
+  const across = Math.max(1, Math.min(grids.length, Math.floor(1160 / panelWidth)));
   const parts = grids.flatMap((grid, i) => {
     const x = 24 + i % across * panelWidth, y = top + Math.floor(i / across) * panelHeight;
     return [

@@ -5,7 +5,7 @@
  */
 import type { Evaluation, MethodFigures } from "./evaluate.ts";
 import { escapeText, heatMap, heatMaps, plot, type Point, type ShareGrid } from "./plot.ts";
-import { type Difference, wilson } from "./stats.ts";
+import { chanceOfLosing, type Difference } from "./stats.ts";
 
 /** Files of a report, by name. */
 export function reportFiles(evaluation: Evaluation): Record<string, string> {
@@ -17,6 +17,11 @@ export function reportFiles(evaluation: Evaluation): Record<string, string> {
     "index.html": reportPage(evaluation, charts),
   };
 }
+
+/** Fewer answers at a depth than this say little. */
+const ENOUGH = 10;
+
+const depthName = (fifth: number): string => `${20 * fifth}–${20 * fifth + 20} %`;
 
 /** A table's head and rows; numbers are aligned to the right. */
 interface Table {
@@ -87,13 +92,30 @@ function detailsTable({ methods, base }: Evaluation): Table {
 function tasksTable({ methods, cells }: Evaluation): Table {
   const tested = methods.filter((m) => Object.keys(m.tasks).length > 0);
   return {
-    head: ["cell", "answers", ...tested.map((m) => m.name)],
-    rows: Object.entries(cells).map(([cell, { answers, tells }]) => [
+    head: ["cell", "tokens", "answers", ...tested.map((m) => m.name)],
+    rows: Object.entries(cells).map(([cell, { answers, tokens, tells }]) => [
       tells ? cell : `${cell} †`,
-      String(answers),
+      ...[tokens, answers].map((count) => count.toLocaleString("en")),
       ...tested.map((m) => fixed(m.tasks[cell]!, 2)),
     ]),
   };
+}
+
+/** Shares by depth, of cells with enough answers at each. */
+function depthTable({ methods, cells }: Evaluation): Table {
+  const tested = methods.filter((m) => m.depths.length > 0), all = tested[0]?.depths ?? [];
+  const rows = Object.entries(cells).filter(([, { tells }]) => tells).flatMap(([cell, { tokens }]) => {
+    const own = all.filter((d) => d.cell === cell);
+    if (own.length < 2 || own.reduce((sum, d) => sum + d.all, 0) < ENOUGH * own.length) return [];
+    return own.map(({ fifth, all }) => [
+      ...[cell, tokens.toLocaleString("en"), depthName(fifth), String(all)],
+      ...tested.map((m) => {
+        const { right } = m.depths.find((d) => d.cell === cell && d.fifth === fifth)!;
+        return fixed(right / all, 2);
+      }),
+    ]);
+  });
+  return { head: ["cell", "tokens", "depth", "answers", ...tested.map((m) => m.name)], rows };
 }
 
 function layersTable({ methods }: Evaluation): Table {
@@ -117,25 +139,32 @@ function layersTable({ methods }: Evaluation): Table {
 }
 
 /**
- * The shortest cell in which a method answers surely less than the exact cache (its 95 % interval lies below that one's
- * share), as a sentence.
+ * The shortest cell in which a method loses more answers of the exact cache than chance would (once in 40), as a sentence.
+ * Cells that the anchor passes, or that the model itself fails, do not count.
  */
 export function firstFailure(method: MethodFigures, { methods, cells }: Evaluation): string {
-  const exact = methods.find((m) => m.name === "fp16")!, length = (cell: string): number => Number(cell.split("@")[1]);
-  const failed = Object.keys(cells).filter((cell) => {
-    const { right, all } = method.answers[cell] ?? { right: 0, all: 0 };
-    return cells[cell]!.tells && all > 0 && wilson(right, all)[1] < exact.tasks[cell]!;
-  }).toSorted((a, b) => length(a) - length(b) || method.tasks[a]! - method.tasks[b]!);
-  const tells = Object.values(cells).filter((c) => c.tells).length;
-  if (Object.keys(method.tasks).length === 0 || tells === 0) return "";
-  if (failed.length === 0) return `${method.name}: no cell is surely worse than the exact cache's`;
-  const [first] = failed as [string];
-  return `${method.name}: fails in ${failed.length} of ${tells} telling cells, the shortest ${first} ` +
-    `(${fixed(method.tasks[first]!, 2)}, exact ${fixed(exact.tasks[first]!, 2)})`;
+  const exact = methods.find((m) => m.name === "fp16")!, length = (cell: string): number => cells[cell]!.tokens;
+  const telling = Object.keys(cells).filter((cell) => cells[cell]!.tells && method.answers[cell]);
+  if (telling.length === 0) return "";
+  const failed = telling.filter((cell) => {
+    const { lost, gained } = method.answers[cell]!;
+    return chanceOfLosing(lost, gained) < 0.025;
+  }).toSorted((a, b) => length(a) - length(b));
+  const [first] = failed, tokens = (cell: string): string => `${length(cell).toLocaleString("en")} tokens`;
+  if (first === undefined) {
+    const longest = telling.toSorted((a, b) => length(b) - length(a))[0]!;
+    return `${method.name}: loses no more than chance would in any telling cell, up to ${tokens(longest)} (${longest})`;
+  }
+  const { right, all } = method.answers[first]!;
+  return `${method.name}: fails first at ${tokens(first)}, in ${first}: ${right} of ${all} answers right, ` +
+    `${
+      exact.answers[first]!.right
+    } by the exact cache; it fails in ${failed.length} of ${telling.length} telling cells`;
 }
 
 function failures(evaluation: Evaluation): string[] {
-  return evaluation.methods.filter((m) => m.name !== "fp16").map((m) => firstFailure(m, evaluation)).filter(Boolean);
+  const judged = evaluation.methods.filter((m) => m.name !== "fp16" && m.name !== "0bit");
+  return judged.map((m) => firstFailure(m, evaluation)).filter(Boolean);
 }
 
 function notes({ cells }: Evaluation): string[] {
@@ -151,6 +180,8 @@ function markdownTable({ head, rows }: Table): string {
   return [line(head), line(rule), ...rows.map(line)].join("\n");
 }
 
+const FAILS = "What fails first, and at which length";
+
 /** The tables and what they rest on. */
 export function reportMarkdown(evaluation: Evaluation): string {
   const { model, device, seconds, methods } = evaluation, parts = [`# What compression does to ${model}`];
@@ -158,12 +189,13 @@ export function reportMarkdown(evaluation: Evaluation): string {
   if (evaluation.documents > 0) {
     parts.push(markdownTable(figuresTable(evaluation)), markdownTable(detailsTable(evaluation)));
   }
-  const failed = failures(evaluation), telling = notes(evaluation);
-  if (failed.length > 0) {
+  const failed = failures(evaluation), telling = notes(evaluation), depths = depthTable(evaluation);
+  if (Object.keys(evaluation.cells).length > 0) {
     parts.push("## Tasks", markdownTable(tasksTable(evaluation)));
     if (telling.length > 0) parts.push(`† proves nothing: ${telling.join("; ")}.`);
-    parts.push("## What fails, at which length, first", failed.map((f) => `- ${f}`).join("\n"));
   }
+  if (depths.rows.length > 0) parts.push("### By depth", markdownTable(depths));
+  if (failed.length > 0) parts.push(`## ${FAILS}`, failed.map((f) => `- ${f}`).join("\n"));
   const layers = layersTable(evaluation);
   if (layers.rows.length > 0) {
     parts.push("## By layer", "Given exact inputs, on the first text.", markdownTable(layers));
@@ -249,12 +281,13 @@ function depthGrid(method: MethodFigures, chars: readonly number[]): ShareGrid {
   const fifths = [0, 1, 2, 3, 4];
   return {
     title: method.name,
-    rows: fifths.map((f) => `${20 * f}–${20 * f + 20} %`),
+    rows: fifths.map(depthName),
     columns: chars.map((c) => c >= 1000 ? `${number(c / 1000)}k` : String(c)),
     values: fifths.map((f) =>
       chars.map((c) => {
-        const found = method.depths.find((d) => d.chars === c && d.fifth === f);
-        return found && found.right / found.all;
+        const found = method.depths.filter((d) => d.chars === c && d.fifth === f);
+        const sum = (of: "right" | "all"): number => found.reduce((sum, d) => sum + d[of], 0);
+        return found.length > 0 ? sum("right") / sum("all") : undefined;
       })
     ),
   };
@@ -317,7 +350,10 @@ function reportPage(evaluation: Evaluation, charts: Readonly<Record<string, stri
     documents > 0 ? card(tokensScored.toLocaleString("en"), `predictions in ${documents} texts`) : "",
     documents > 0 ? card(fixed(exact.perplexity, 2), "perplexity with the exact cache") : "",
     cells.length > 0
-      ? card(String(cells.reduce((sum, c) => sum + c.answers, 0)), `answers in ${cells.length} cells of tasks`)
+      ? card(
+        String(cells.reduce((sum, c) => sum + c.answers, 0)),
+        `answers in ${cells.length} ${cells.length === 1 ? "cell" : "cells"} of tasks`,
+      )
       : "",
     `</div>`,
     documents > 0 ? `<div class="charts">${figure("perplexity")}${figure("kl")}</div>` : "",
@@ -333,7 +369,8 @@ function reportPage(evaluation: Evaluation, charts: Readonly<Record<string, stri
     documents > 0 ? `<div class="gap"></div>${figure("position")}` : "",
     cells.length > 0 ? `<h2>Tasks</h2>${figure("tasks")}${htmlTable(tasksTable(evaluation))}` : "",
     telling.length > 0 ? `<p class="muted">† proves nothing. ${escapeText(telling.join("; "))}.</p>` : "",
-    failed.length > 0 ? `<h2>What fails, at which length, first</h2>${list(failed)}${figure("depth")}` : "",
+    charts.depth ? `<div class="gap"></div>${figure("depth")}` : "",
+    failed.length > 0 ? `<h2>${FAILS}</h2>${list(failed)}` : "",
     layers.rows.length > 0
       ? `<h2>By layer</h2><p class="muted">Given exact inputs, on the first text.</p>${htmlTable(layers)}`
       : "",

@@ -32,6 +32,9 @@ export class Scorer implements Disposable {
   readonly #targets: Tensor;
   readonly #scores: Tensor;
   readonly #kl: Tensor;
+  #truth: Tensor | undefined;
+  /** Whether the exact logits in memory are those of the whole text: if it is short, they are worked out once. */
+  #held = false;
   /** Rows judged at once. */
   readonly #rows: number;
 
@@ -53,14 +56,20 @@ export class Scorer implements Disposable {
     return new Scorer(forward, { score: await ScoreRows.create(gpu, vocab), kl: await KlRows.create(gpu, vocab) });
   }
 
+  /** Borrows the residual stream of an exact run, which `compare`d ones are held against from now on. */
+  begin(exact: Tensor): void {
+    this.#truth = exact;
+    this.#held = false;
+  }
+
   /**
-   * Predictions of `targets`, the tokens that follow each of the first rows of `x f32 [..][H]`, compared with those of
-   * the rows of `exact`.
+   * Predictions of `targets`, the tokens that follow each of the first rows of `x f32 [..][H]`; if asked to, compared
+   * with the exact ones.
    */
   async judge(
     x: Tensor,
     targets: readonly number[],
-    { exact, margins = false }: { exact?: Tensor; margins?: boolean } = {},
+    { compare = false, margins = false }: { compare?: boolean; margins?: boolean } = {},
   ): Promise<Predictions> {
     const count = targets.length,
       { gpu, config: { vocab } } = this.forward,
@@ -72,14 +81,15 @@ export class Scorer implements Disposable {
       gpu.write(this.#targets, Uint32Array.from(targets.slice(offset, offset + tokens)));
       this.forward.logits(commands, x, { offset, tokens }, logits);
       this.ops.score.encode(commands, { logits, targets: this.#targets.view(0, [tokens]), scores });
-      if (exact) {
+      if (compare) {
         const p = this.#exact.view(0, [tokens, vocab]);
-        this.forward.logits(commands, exact, { offset, tokens }, p);
+        if (!this.#held) this.forward.logits(commands, this.#truth!, { offset, tokens }, p);
+        this.#held = tokens === count;
         this.ops.kl.encode(commands, { p, q: logits, out });
       }
       commands.submit();
       const judged = rowScores(await gpu.read(scores)), all = margins ? await gpu.readF32(logits) : undefined;
-      if (exact) kl.set(await gpu.readF32(out), offset);
+      if (compare) kl.set(await gpu.readF32(out), offset);
       judged.forEach((row, t) => {
         nll[offset + t] = row.nll;
         top[offset + t] = row.top;

@@ -126,10 +126,13 @@ export function pairedBootstrap(
   return { mean: mean(sums), low: quantile(means, 0.025), high: quantile(means, 0.975) };
 }
 
-/** The 95 % interval (Wilson) of a share of `right` out of `all`. */
-export function wilson(right: number, all: number): [number, number] {
-  if (all === 0) return [0, 1];
-  const z = 1.959964, share = right / all, scale = 1 + z * z / all;
-  const centre = share + z * z / (2 * all), spread = z * Math.sqrt(share * (1 - share) / all + z * z / (4 * all * all));
-  return [Math.max(0, (centre - spread) / scale), Math.min(1, (centre + spread) / scale)];
+/**
+ * How likely it is that, of answers on which two methods differ, so many or more are `lost` if losing and gaining are
+ * equally likely (McNemar's exact test, one-sided).
+ */
+export function chanceOfLosing(lost: number, gained: number): number {
+  const all = lost + gained;
+  let log = -all * Math.LN2, sum = 0;
+  for (let k = 0; k <= all; log += Math.log((all - k) / (k + 1)), k++) if (k >= lost) sum += Math.exp(log);
+  return sum;
 }

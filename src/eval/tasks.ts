@@ -117,9 +117,8 @@ class Builder {
   }
 }
 
-/** Sentences of filler, endless, cut from `filler` or made up of fresh words. */
-function fillerOf(rng: Rng, filler: string): () => string {
-  const sentences = filler.match(/[^.!?\n]{20,200}[.!?]/g) ?? [];
+/** Sentences of filler, endless: those given, from one of them on, or made up of fresh words. */
+function fillerOf(rng: Rng, sentences: readonly string[]): () => string {
   let at = sentences.length ? rng.below(sentences.length) : 0;
   return () =>
     sentences.length
@@ -153,16 +152,18 @@ export interface TaskOptions {
   readonly seed?: number;
   /** Prose to hide needles in; made-up sentences without it. */
   readonly filler?: string;
-  /** Depth of the pass key, 0 to 1; spread evenly without it. */
-  readonly depth?: number;
+  /** Depths of the pass key, 0 to 1, in turn; spread evenly without them. */
+  readonly depths?: readonly number[];
 }
 
 /** Fresh tasks of a family at any length: the same seed gives the same tasks. */
-export function generateTasks({ family, chars, count, seed = 0, filler = "", depth }: TaskOptions): Task[] {
+export function generateTasks({ family, chars, count, seed = 0, filler = "", depths }: TaskOptions): Task[] {
   const rng = new Rng(seed + 0x51ed * FAMILIES.indexOf(family));
+  const sentences = filler.match(/(?<=^|[.!?]\s+)[^.!?\s][^.!?\n]{20,200}[.!?]/g) ?? [];
+  const depthAt = (i: number): number => depths ? depths[i % depths.length]! : count > 1 ? i / (count - 1) : 0.5;
   return Array.from({ length: count }, (_, i) => {
-    const builder = new Builder(), next = fillerOf(rng, filler);
-    MAKERS[family](builder, rng, next, chars, depth ?? (count > 1 ? i / (count - 1) : 0.5));
+    const builder = new Builder(), next = fillerOf(rng, sentences);
+    MAKERS[family](builder, rng, next, chars, depthAt(i));
     return { task: family, chars, text: builder.text, spans: builder.spans };
   });
 }

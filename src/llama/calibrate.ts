@@ -5,8 +5,10 @@
  */
 import { ExactCache } from "../attention/exact_cache.ts";
 import type { ExactAttention } from "../attention/exact_cache.ts";
-import type { CacheState, KvCache, Span } from "../attention/kv_cache.ts";
+import type { CacheState, LayerCache, Span } from "../attention/kv_cache.ts";
 import { BLOCK } from "../core/pack.ts";
+import type { Metrics } from "../codebook/file.ts";
+import { addMoments, metricRoots, queryMetric, type TurnMeans, turnMeans } from "../codebook/metric.ts";
 import type { LayerVectors } from "../codebook/train_codebook.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
@@ -40,6 +42,9 @@ export function calibrationWindows(texts: Iterable<string>, tokenizer: Tokenizer
   );
 }
 
+/** Queries that the metric of keys is made from: slices that are spread over all tokens, and tokens of each. */
+const METRIC_SLICES = 32, METRIC_SLICE = 256;
+
 /** What calibration reports and heeds. */
 export interface CalibrateOptions {
   /** Bytes of GPU memory for keys and values; layers that do not fit are collected in a further pass. */
@@ -57,6 +62,7 @@ export class Calibration implements Disposable {
   readonly #together: number;
   #first = 0;
   #layers: Tensor[][] = [];
+  #turns: TurnMeans | undefined;
 
   constructor(
     readonly gpu: Gpu,
@@ -87,6 +93,55 @@ export class Calibration implements Disposable {
     return { keys: vectors(qHeads * headDim), values: vectors((qHeads + kvHeads) * headDim) };
   }
 
+  /**
+   * Metrics of a layer's sides, of those asked for: of keys, what its queries make of an error, averaged over their
+   * distance; of values, what the output projection makes of it. Both are sums over the query heads of each KV head.
+   */
+  async metrics(layer: number, sides: Metrics<boolean>): Promise<Metrics> {
+    if (layer < this.#first || layer >= this.#first + this.#layers.length) await this.#collect(layer);
+    return {
+      ...sides.keys && { keys: await this.#queryMetric(layer) },
+      ...sides.values && { values: await this.#outputMetric(layer) },
+    };
+  }
+
+  async #queryMetric(layer: number): Promise<Uint16Array> {
+    const { qHeads, kvHeads, headDim } = this.decoder.config, stride = this.#width, size = headDim ** 2;
+    const sums = new Float64Array(kvHeads * size), turns = this.#turns ??= turnMeans(this.decoder.weights.frequencies);
+    const dims = { headDim, group: qHeads / kvHeads, stride };
+    const step = Math.max(METRIC_SLICE, Math.floor(this.#tokens / METRIC_SLICES));
+    for (const part of this.#layers[layer - this.#first]!) {
+      for (let at = 0; at < part.shape[0]!; at += step) {
+        const tokens = Math.min(METRIC_SLICE, part.shape[0]! - at);
+        addMoments(sums, await this.gpu.readF32(part.view(at * stride, [tokens, stride])), dims);
+      }
+    }
+    const metrics = new Float64Array(sums.length);
+    for (let at = 0; at < sums.length; at += size) {
+      metrics.set(queryMetric(sums.subarray(at, at + size), turns, headDim), at);
+    }
+    return metricRoots(metrics, headDim);
+  }
+
+  /** The columns of the output projection are its products with unit vectors. */
+  async #outputMetric(layer: number): Promise<Uint16Array> {
+    const { gpu, decoder } = this, { qHeads, kvHeads, headDim, hidden } = decoder.config, cols = qHeads * headDim;
+    const { linear, weights } = decoder.layer, { o } = weights.layers[layer]!, rows = new Float32Array(hidden * cols);
+    for (let first = 0; first < cols; first += decoder.chunk) {
+      const count = Math.min(decoder.chunk, cols - first), units = new Float32Array(count * cols);
+      for (let i = 0; i < count; i++) units[i * cols + first + i] = 1;
+      using x = gpu.upload("unit vectors", "f32", [count, cols], units);
+      using out = gpu.upload("columns", "f32", [count, hidden], new Float32Array(count * hidden));
+      const commands = gpu.commands("output projection");
+      linear.rows(commands, o, { x, out }, { residual: true });
+      commands.submit();
+      (await gpu.readF32(out)).forEach((y, i) => rows[i % hidden * cols + first + Math.floor(i / hidden)] = y);
+    }
+    const metrics = new Float64Array(kvHeads * headDim ** 2);
+    addMoments(metrics, rows, { headDim, group: qHeads / kvHeads, stride: cols });
+    return metricRoots(metrics, headDim);
+  }
+
   async #collect(first: number): Promise<void> {
     this[Symbol.dispose]();
     const { gpu, decoder, windows, attention, options } = this, { layers } = decoder.config;
@@ -100,7 +155,7 @@ export class Calibration implements Disposable {
       exact.rewind(0);
       const tap = new Tap(exact, (commands, layer, qkv, span) => {
         const parts = this.#layers[layer - first];
-        if (parts) copyRows(commands, qkv, parts, done + span.offset, span.tokens);
+        if (parts) copyRows(commands, qkv, parts, done + exact.length + span.offset, span.tokens);
       });
       await decoder.prefill(ids, tap, { layers: first + count, signal: options.signal });
       done += ids.length;
@@ -138,9 +193,9 @@ function copyRows(commands: Commands, rows: Tensor, parts: readonly Tensor[], at
 }
 
 /** A cache that shows what goes into it. */
-class Tap implements KvCache {
+class Tap implements LayerCache {
   constructor(
-    readonly inner: KvCache,
+    readonly inner: LayerCache,
     readonly see: (commands: Commands, layer: number, qkv: Tensor, span: Span) => void,
   ) {}
 
@@ -152,10 +207,6 @@ class Tap implements KvCache {
     return this.inner.capacity;
   }
 
-  get bytes(): number {
-    return this.inner.bytes;
-  }
-
   state(): CacheState {
     return this.inner.state();
   }
@@ -164,8 +215,8 @@ class Tap implements KvCache {
     this.inner.restore(state);
   }
 
-  begin(tokens: number): Promise<void> | void {
-    return this.inner.begin(tokens);
+  begin(tokens: number, coming?: number): Promise<void> | void {
+    return this.inner.begin(tokens, coming);
   }
 
   attend(commands: Commands, layer: number, io: { qkv: Tensor; out: Tensor }, span: Span): void {
@@ -180,14 +231,4 @@ class Tap implements KvCache {
   commit(): void {
     this.inner.commit();
   }
-
-  rewind(length: number): void {
-    this.inner.rewind(length);
-  }
-
-  fork(): KvCache {
-    return this.inner.fork();
-  }
-
-  [Symbol.dispose](): void {}
 }

@@ -7,8 +7,16 @@ import { dirname, fromFileUrl, join } from "@std/path";
 import { CodeAttention, type Side } from "../attention/code_cache.ts";
 import type { ExactAttention } from "../attention/exact_cache.ts";
 import { Encoder } from "../codebook/encode.ts";
-import { type Codebook, expectFits, isAdditive, type ModelShape, readCodebook, truncate } from "../codebook/file.ts";
-import { codeBits, type CodecShape, publishedStages } from "../core/codec.ts";
+import {
+  type Codebook,
+  expectFits,
+  isAdditive,
+  type ModelShape,
+  readCodebook,
+  stagesAt,
+  truncate,
+} from "../codebook/file.ts";
+import { codeBits, type CodecShape } from "../core/codec.ts";
 import { UnsupportedModelError } from "../core/errors.ts";
 import { asUrl } from "../files/source.ts";
 
@@ -42,6 +50,8 @@ export function codebookBeside(model: string | URL): string | undefined {
 /** Compressed attention, which owns its words on the GPU, and what it weighs. */
 export interface Compressed extends Disposable {
   readonly attention: CodeAttention;
+  /** A hash of the words in use. */
+  readonly digest: string;
   /** Bits an element, codes and scales. */
   readonly bits: { readonly k: number; readonly v: number };
   /** Bytes of words on the GPU, and of what finds the nearest. */
@@ -71,22 +81,28 @@ export async function compress(
       "Cannot attend to values of the published encoder as there is no fused kernel for them: train with values 'codebook'",
     );
   }
-  const count = (codec: CodecShape, bits: 1 | 2): number => {
-    const wanted = publishedStages(dims.headDim, bits);
-    if (wanted <= codec.stages.length) return wanted;
-    throw new UnsupportedModelError(
-      `Cannot keep the cache at ${bits} bits as the codebook has ${codec.stages.length} stages of the ${wanted}`,
-    );
-  };
-  const book = truncate(whole, { keys: count(whole.keys, bits.k), values: count(whole.values, bits.v) });
+  const counts = stagesAt(whole, bits),
+    count = (codec: CodecShape, wanted: number, bits: 1 | 2): number => {
+      if (wanted <= codec.stages.length) return wanted;
+      throw new UnsupportedModelError(
+        `Cannot keep the cache at ${bits} bits as the codebook has ${codec.stages.length} stages of the ${wanted}`,
+      );
+    };
+  const book = truncate(whole, {
+    keys: count(whole.keys, counts.keys, bits.k),
+    values: count(whole.values, counts.values, bits.v),
+  });
+  const digest = digestOf(book);
   const codecs = { keys: book.keys, values: book.values as CodecShape };
   using building = new DisposableStack();
   let codebookBytes = 0;
   const side = async (name: "keys" | "values"): Promise<Side> => {
     const form = name === "keys" ? "rotated cache" : "cache";
-    const encoder = building.use(await Encoder.create(gpu, { ...dims }, codecs[name], { form }));
-    const layers = book.layers.map((layer) => building.use(encoder.table(layer[name] as readonly Uint16Array[])));
-    codebookBytes += layers.reduce((sum, { table, gram }) => sum + table.byteLength + gram.byteLength, 0);
+    const encoder = building.use(await Encoder.create(gpu, { ...dims }, codecs[name], { form, beam: book.beam }));
+    const layers = book.layers.map((layer) =>
+      building.use(encoder.table(layer[name] as readonly Uint16Array[], layer.metrics?.[name]))
+    );
+    codebookBytes += layers.reduce((sum, { bytes }) => sum + bytes, 0);
     return { encoder, layers };
   };
   const attention = building.use(
@@ -95,8 +111,18 @@ export async function compress(
   const owned = building.move(), share = 16 / dims.kvHeads;
   return {
     attention,
+    digest: await digest,
     codebookBytes,
     bits: { k: (codeBits(codecs.keys) + share) / dims.headDim, v: (codeBits(codecs.values) + share) / dims.headDim },
     [Symbol.dispose]: () => owned.dispose(),
   };
+}
+
+/** A hash of a codebook's words, layer by layer. */
+async function digestOf({ layers }: Codebook): Promise<string> {
+  const sha = async (parts: readonly (ArrayBuffer | Uint16Array)[]): Promise<ArrayBuffer> =>
+    await crypto.subtle.digest("SHA-256", await new Blob(parts as BlobPart[]).arrayBuffer());
+  const hashes: ArrayBuffer[] = [];
+  for (const { keys, values } of layers) hashes.push(await sha([...keys, ...values as readonly Uint16Array[]]));
+  return new Uint8Array(await sha(hashes)).toHex();
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { type CodecShape, pairStages, publishedStages } from "../core/codec.ts";
-import type { Codebook } from "../codebook/file.ts";
+import type { Codebook, StageCounts } from "../codebook/file.ts";
 import { type CodebookProgress, trainCodebook } from "../codebook/train_codebook.ts";
 import { Calibration, CALIBRATION_WINDOW, calibrationWindows } from "./calibrate.ts";
 import { inside, type Llama } from "./llama.ts";
@@ -22,8 +22,23 @@ export interface TrainCodebooksOptions {
    * heads.
    */
   readonly values?: "codebook" | "encoder";
-  /** Key words tied as published (`v = i·u`), or free. Default `true`. */
+  /** Trainings of the network, of which each layer's best is kept. Default 3. */
+  readonly valueSeeds?: number;
+  /** Key words tied as published (`v = i·u`), or free, the default. */
   readonly tied?: boolean;
+  /**
+   * What words of keys are fitted and coded to: `query`, the default where they are free, to what an error does to the
+   * model's own queries at distances from 64 to 2,048 tokens; `plain`, as published, to its length.
+   */
+  readonly metric?: "query" | "plain";
+  /**
+   * Likewise of additive values: `output`, the default, to what an error does after the output projection, or `plain`.
+   */
+  readonly valueMetric?: "output" | "plain";
+  /** Ways that encoding keeps, up to 8; 1 is greedy, as published. Training is greedy always. Default 4. */
+  readonly beam?: number;
+  /** Stages at 1 and at 2 bits where not the published ones: as many are trained as the largest needs. */
+  readonly splits?: Readonly<Partial<Record<1 | 2, StageCounts>>>;
   /** `soft` as published, or `hard`, the default, as good in a third of the steps. */
   readonly assignment?: "hard" | "soft";
   /** How words are stored. Default `f16`. */
@@ -44,16 +59,21 @@ export interface TrainCodebooksOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Codecs of both sides at `bits` bits an element, as published but for the values' network. */
+/** Codecs of both sides at `bits` bits an element. */
 function codecs(
   headDim: number,
   kvHeads: number,
-  { bits = 2, values = "codebook", tied = true }: TrainCodebooksOptions,
+  { bits = 2, values = "codebook", tied = false, splits = {} }: TrainCodebooksOptions,
 ) {
-  const stages = publishedStages(headDim, bits), keys: CodecShape = pairStages(headDim, stages, tied);
+  const most = (side: keyof StageCounts): number =>
+    Math.max(
+      splits[bits]?.[side] ?? publishedStages(headDim, bits),
+      ...Object.values(splits).map((counts) => counts[side]),
+    );
+  const keys: CodecShape = pairStages(headDim, most("keys"), tied);
   return {
     keys,
-    values: values === "encoder" ? { features: kvHeads * headDim, bits } : pairStages(headDim, stages, false),
+    values: values === "encoder" ? { features: kvHeads * headDim, bits } : pairStages(headDim, most("values"), false),
   };
 }
 
@@ -62,7 +82,8 @@ function codecs(
  * Throws `RangeError` where the texts are too short, and what the signal was aborted with.
  */
 export async function trainCodebooks(llama: Llama, options: TrainCodebooksOptions): Promise<Codebook> {
-  const { texts, tokens = 131_072, record, onProgress, signal } = options,
+  const { texts, tokens = 131_072, onProgress, signal, tied = false, beam = 4 } = options,
+    { metric = tied ? "plain" : "query", valueMetric = options.values === "encoder" ? "plain" : "output" } = options,
     { gpu, decoder, attention, config } = inside(llama);
   const windows = calibrationWindows(texts, llama.tokenizer, tokens), { layers, kvHeads, headDim } = config;
   if (llama.maxContext < Math.min(CALIBRATION_WINDOW, tokens)) {
@@ -77,11 +98,16 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
   return await trainCodebook(
     gpu,
     { layers, kvHeads, headDim, fingerprint: llama.fingerprint },
-    (layer) => calibration.vectors(layer),
+    async (layer) => {
+      const vectors = await calibration.vectors(layer),
+        sides = { keys: metric === "query", values: valueMetric === "output" };
+      return { ...vectors, ...(sides.keys || sides.values) && { metrics: await calibration.metrics(layer, sides) } };
+    },
     {
       ...options,
       ...codecs(headDim, kvHeads, options),
-      record,
+      beam,
+      record: { ...options.record, metric: `keys ${metric}, values ${valueMetric}` },
       onProgress: (p) => onProgress?.({ phase: "train", ...p }),
     },
   );

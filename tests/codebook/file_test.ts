@@ -3,7 +3,7 @@ import { type CodecShape, pairStages, stageRows } from "../../src/core/codec.ts"
 import { FileFormatError } from "../../src/core/errors.ts";
 import { fromF16Array } from "../../src/core/f16.ts";
 import { Rng } from "../../src/core/rng.ts";
-import { type Codebook, expectFits, readCodebook, truncate, writeCodebook } from "../../src/codebook/file.ts";
+import { type Codebook, expectFits, readCodebook, stagesAt, truncate, writeCodebook } from "../../src/codebook/file.ts";
 import { VALUE_ARRAYS, type ValueArrays, valueArrayShapes } from "../../src/codebook/value_encoder.ts";
 import { packInt8, type Precision, roundWords, tableOf, unpackInt8 } from "../../src/codebook/words.ts";
 import { writeSafetensors } from "../../src/files/safetensors.ts";
@@ -12,6 +12,7 @@ const KEYS: CodecShape = {
   headDim: 16,
   stages: [{ kind: "pair", tied: true }, { kind: "pair", tied: false }, { kind: "sub", pairs: 4 }],
 };
+const TIER = '{"base":1,"stages":2,"thresholds":[[1,2,3]]}';
 const model = { layers: 2, kvHeads: 3, headDim: 16, fingerprint: "abc" };
 
 /** Words of every stage as training leaves them. */
@@ -58,6 +59,40 @@ Deno.test("a codebook comes back as it was written, in either precision", () =>
     }
     assert(sizes[1]! < 0.65 * sizes[0]!, `${sizes}`);
   }));
+
+/** A codebook with all that a file may say. */
+function full(): Codebook {
+  const codec = pairStages(16, 3, false), metric = () => Uint16Array.from({ length: 3 * 256 }, (_, i) => i % 256);
+  const layers = [1, 2].map((seed) => ({
+    ...{ keys: words(codec, "f16", seed), values: words(codec, "f16", 9 + seed) },
+    metrics: { keys: metric(), values: metric() },
+  }));
+  const splits = { 1: { keys: 2, values: 1 }, 2: { keys: 3, values: 2 } };
+  const tier = { base: 1, stages: 2, thresholds: [[1, 2, 3], [4, 5, 6.5]] },
+    tiers = { 2: { keys: tier, values: tier } };
+  return { model, keys: codec, values: codec, precision: "f16", beam: 4, splits, tiers, layers, record: {} };
+}
+
+Deno.test("metrics, beam, splits and tiers come back; but for tiers, those of truncated codebooks stay", () =>
+  within(async (folder) => {
+    const book = full(), path = `${folder}/full`;
+    await writeCodebook(path, book);
+    assertEquals(await readCodebook(path), book);
+    const cut = truncate(book, stagesAt(book, { k: 1, v: 1 }));
+    assertEquals([cut.keys.stages.length, (cut.values as CodecShape).stages.length, cut.beam], [2, 1, 4]);
+    assertEquals([cut.layers[1]!.metrics, cut.tiers], [book.layers[1]!.metrics, undefined]);
+    const { layers } = book,
+      onlyKeys = layers.map(({ metrics, ...rest }) => ({ ...rest, metrics: { keys: metrics!.keys } }));
+    await writeCodebook(path, { ...book, layers: onlyKeys });
+    assertEquals((await readCodebook(path)).layers, onlyKeys);
+  }));
+
+Deno.test("stagesAt() takes the codebook's split for equal bits, else the published stages", () => {
+  const book = full();
+  assertEquals(stagesAt(book, { k: 2, v: 2 }), { keys: 3, values: 2 });
+  assertEquals(stagesAt(book, { k: 2, v: 1 }), { keys: 2, values: 1 });
+  assertEquals(stagesAt(sample("f16"), { k: 1, v: 1 }), { keys: 1, values: 1 });
+});
 
 Deno.test("a codebook of the published value encoder comes back", () =>
   within(async (folder) => {
@@ -119,6 +154,17 @@ Deno.test("readCodebook() refuses what is no codebook, by name and reason", () =
       ],
       [{ ...about, codebook: about.codebook.replace('"pair"', '"pear"') }, '"kind":"pear"'],
       [{ ...about, codebook: about.codebook.replace('"finished":2', '"finished":5') }, "5 of 2 layers"],
+      [{ ...about, codebook: about.codebook.replace("{", '{"metrics":["keys"],') }, "untied pairs"],
+      [{ ...about, codebook: about.codebook.replace("{", '{"metrics":["queries"],') }, "a metric of queries"],
+      [{ ...about, codebook: about.codebook.replace("{", '{"beam":-1,') }, "a beam of -1"],
+      [
+        { ...about, codebook: about.codebook.replace("{", '{"splits":{"1":{"keys":9,"values":1}},') },
+        "splits beyond its stages",
+      ],
+      [
+        { ...about, codebook: about.codebook.replace("{", `{"tiers":{"1":{"keys":${TIER},"values":${TIER}}},`) },
+        "tiers beyond",
+      ],
       [about, "'layers.0.keys.0' must be F16 [3,64,8,2]: it is missing"],
     ];
     for (const [metadata, message] of cases) {

@@ -98,6 +98,23 @@ Deno.test("trainCodebook()", async (t) => {
     });
     assert(!isAdditive(trained.values));
     assertEquals(await readCodebook(`${folder}/encoder`), trained);
+    const { values: host } = await vectors(0), width = 80, offset = 40; // as calibration has them: among queries and keys
+    const wide = (rows: Float32Array) => {
+      const data = new Float32Array(rows.length / 32 * width).fill(7);
+      for (let t = 0; t < rows.length / 32; t++) data.set(rows.subarray(32 * t, 32 * t + 32), t * width + offset);
+      return gpu.upload("queries, keys and values", "f32", [rows.length / 32, width], data);
+    };
+    const parts = host.parts.flatMap((part) => {
+      const rows = part as Float32Array;
+      return [wide(rows.subarray(0, 96 * 32)), wide(rows.subarray(96 * 32))];
+    });
+    const among = async (layer: number) => ({
+      ...await vectors(layer),
+      values: { form: "rows" as const, parts, offset },
+    });
+    const again = await trainCodebook(gpu, two, among, { ...options, values, valueSteps: 3 });
+    assertEquals(again.layers[0]!.values, trained.layers[0]!.values);
+    parts.forEach((part) => part[Symbol.dispose]());
   });
   await Deno.remove(folder, { recursive: true });
 });

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type CodecShape, type PairStage, pairStages } from "../../src/core/codec.ts";
 import { fromF16Array } from "../../src/core/f16.ts";
 import { headBytes, HeadGroup } from "../../src/codebook/head_group.ts";
+import { addMoments, metricRoots } from "../../src/codebook/metric.ts";
 import { RIDGE, solveStage } from "../../src/codebook/solve.ts";
 import { layerNmse, measureStages, trainStages } from "../../src/codebook/train.ts";
 import { roundWords } from "../../src/codebook/words.ts";
@@ -73,6 +74,27 @@ Deno.test("training", async (t) => {
       );
     }
   }
+
+  await t.step("in a metric, error falls there, as measuring words that are stored says", async () => {
+    const metrics = new Float64Array(512);
+    addMoments(metrics, correlated(5, 32, 65), { headDim: 16, group: 1, stride: 32 });
+    const codec = pairStages(16, 3, false), metric = metricRoots(metrics, 16);
+    for (const precision of ["f16", "int8"] as const) {
+      const trained = await trainStages(gpu, dims, vectors, codec, { iterations: 6, precision, metric });
+      trained.nmse.reduce((last, x) => (assert(mean(x) < 0.9 * last, `${mean(x)} after ${last}`), mean(x)), 1);
+      const again = await measureStages(gpu, dims, vectors, codec, trained.stages, { metric });
+      assertEquals(again.nmse.map(mean), trained.nmse.map(mean));
+      assertEquals(roundWords(fromF16Array(trained.stages[1]!), 16, precision), trained.stages[1], "stored as rounded");
+    }
+    const parts = await trainStages(gpu, dims, vectors, codec, { iterations: 3, metric, memory: 1 << 20 });
+    const whole = await trainStages(gpu, dims, vectors, codec, { iterations: 3, metric });
+    assertEquals(parts.nmse.map(mean), whole.nmse.map(mean), "each head has its own metric, whatever the group");
+    await assertRejects(
+      () => trainStages(gpu, dims, vectors, MIXED, { metric }),
+      RangeError,
+      "untied pairs",
+    );
+  });
 
   await t.step("error never rises on hostile vectors", async () => {
     const cases = {

@@ -194,6 +194,20 @@ Deno.test("trainValueEncoder()", async (t) => {
     assertEquals(beside.arrays(1), alone.arrays(0));
     assert(relativeError(other.arrays(0).codebook.data, alone.arrays(0).codebook.data) > 0.5);
   });
+  await t.step("keeps each layer's best of several seeds, and the same again", async () => {
+    const few = { ...options, steps: 40 }, seen: number[] = [];
+    const onProgress = ({ step, steps }: { step: number; steps: number }) => seen.push(step / steps);
+    using best = await trainValueEncoder(gpu, [first, second], { ...few, seeds: 3, onProgress });
+    using again = await trainValueEncoder(gpu, [second], { ...few, seeds: 3 });
+    using single = await trainValueEncoder(gpu, [first, second], few);
+    assertEquals(again.arrays(0), best.arrays(1));
+    assertEquals(seen, [1 / 3, 2 / 3, 1]);
+    const of = (one: ValueEncoder) =>
+      Promise.all([first, second].map((tensor, layer) => one.distortion(layer, tensor)));
+    const [kept, alone] = [await of(best), await of(single)];
+    kept.forEach((nmse, layer) => assert(nmse <= alone[layer]!, `layer ${layer}: ${nmse} after ${alone[layer]}`));
+    assert(kept.some((nmse, layer) => nmse < alone[layer]!), `no seed is better than the first: ${kept}`);
+  });
   await t.step("decodes what it encodes, in chunks as at once", async () => {
     using small = await ValueEncoder.fromArrays(gpu, [encoder.arrays(0)], { chunk: 128 });
     const codes = [];

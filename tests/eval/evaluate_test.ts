@@ -1,11 +1,14 @@
 /** `evaluate` on a small random model, against the f64 pass and against what must hold. */
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
-import { evaluate, type EvaluateOptions, load, reportFiles, type Task } from "../../mod.ts";
+import { type Codebook, evaluate, type EvaluateOptions, load, reportFiles, type Task } from "../../mod.ts";
+import { type ValueArrays, valueArrayShapes, ValueEncoder } from "../../src/codebook/value_encoder.ts";
 import { pairStages, stageRows } from "../../src/core/codec.ts";
 import { toF16 } from "../../src/core/f16.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { BASELINES } from "../../src/eval/baselines.ts";
 import { placeLevels } from "../../src/eval/kvquant.ts";
+import { elements } from "../../src/gpu/tensor.ts";
+import { inside } from "../../src/llama/llama.ts";
 import { cacheRoundRef } from "../../src/ref/cache_round.ts";
 import { randomLlama, writeFolder } from "../_llama.ts";
 import { logProbabilities, mixedRef } from "./_mixed.ts";
@@ -41,6 +44,21 @@ function randomCodebook(fingerprint: string) {
   const layer = () => ({ keys: [words(true), words(true)], values: [words(false), words(false)] });
   const shape = { layers: 2, kvHeads, headDim: 64, fingerprint };
   return { model: shape, keys, values, precision: "f16" as const, layers: [layer(), layer()], record: {} };
+}
+
+/** Keys in random words and values through untrained networks of 1 bit. */
+function untrainedEncoder(fingerprint: string): Codebook {
+  const { layers, ...rest } = randomCodebook(fingerprint), values = { features: 128, bits: 1 } as const;
+  const shapes = Object.entries(valueArrayShapes(values));
+  const arrays = () =>
+    Object.fromEntries(shapes.map(([name, shape]) => {
+      const size = name.startsWith("linear") ? 0.1 : 1, center = name === "scale" ? 4 : 0; // scales are above 0
+      return [name, {
+        shape,
+        data: Float32Array.from({ length: elements(shape) }, () => center + size * rng.normal()),
+      }];
+    })) as ValueArrays;
+  return { ...rest, values, layers: layers.map(({ keys }) => ({ keys, values: arrays() })) };
 }
 
 Deno.test("evaluate()", async (t) => {
@@ -109,6 +127,33 @@ Deno.test("evaluate()", async (t) => {
       `${book.keyNmse}`,
     );
   });
+  await t.step("codes values by the published network, all heads of a token together", async () => {
+    const codebook = untrainedEncoder(llama.fingerprint), seen: Float32Array[] = [];
+    const values = (x: Float32Array, { tokens }: { tokens: number }, layer: number) => {
+      const rows = new Float32Array(x.length); // [K][T][D] to [T][K D]
+      x.forEach((v, i) => rows[Math.floor(i / 64) % tokens * 128 + Math.floor(i / 64 / tokens) * 64 + i % 64] = v);
+      seen[layer] ??= rows;
+    };
+    const { methods } = await run({
+      quantizers: [{ ...same, values }],
+      codebooks: [{ name: "commvq1", codebook }],
+      texts: [texts[0]!],
+    });
+    const own = find(methods, "commvq1"), { gpu } = inside(llama);
+    using encoder = await ValueEncoder.fromArrays(gpu, codebook.layers.map((layer) => layer.values as ValueArrays));
+    for (const [layer, rows] of seen.entries()) {
+      using tensor = gpu.upload("values", "f32", [60, 128], rows);
+      const wanted = await encoder.distortion(layer, tensor);
+      assertAlmostEquals(own.valueNmse[layer]!, wanted, 1e-3 * wanted);
+    }
+    assertEquals(own.bitsCode, (2 * 12 / 64 + 1 + 2 * 16 / 128) / 2);
+    assert(/by the published encoder/.test(own.about), own.about);
+    await assertRejects(
+      () => run({ codebooks: [{ name: "two", codebook, bits: { k: 2, v: 2 } }] }),
+      RangeError,
+      "Cannot cut two to 2 bits",
+    );
+  });
   await t.step("calibrates kvquant2, and puts noise of its size in a codec's place", async () => {
     const { methods } = await run({
       baselines: ["kvquant2", "turbo1", "noise:turbo1"],
@@ -139,7 +184,9 @@ Deno.test("evaluate()", async (t) => {
     }
     const { methods, cells } = await run({ texts: [], tasks, quantizers: [same] });
     for (const name of ["fp16", "same"]) assertEquals(find(methods, name).tasks, { "said@50": 1, "unsaid@50": 0 });
-    const anchor = find(methods, "0bit").answers["said@50"]!.right;
+    const { right: anchor, ...lost } = find(methods, "0bit").answers["said@50"]!;
+    assertEquals(lost, { all: 3, lost: 3 - anchor, gained: 0 });
+    assertEquals(cells["said@50"]!.tokens, 51 + encode("").length);
     assertEquals(cells["said@50"]!.tells, anchor < 1.5);
     assertEquals(cells["unsaid@50"]!.tells, false);
     const wanted = tasks.filter((_, i) => i % 2 === 0).filter(({ text }) => {

@@ -37,7 +37,8 @@ async function compare({ model, forward, scorer, ids }: Setting, far: Far, left:
   const targets = ids.slice(from + 1);
   forward.copyTail(exact, from, kept);
   await forward.run(mixed, { far, from });
-  const judged = await scorer.judge(mixed, targets, { exact: kept });
+  scorer.begin(kept);
+  const judged = await scorer.judge(mixed, targets, { compare: true });
   const truth = mixedRef(model, ids, { ...NEAR, from: Infinity }).map(logProbabilities);
   const wanted = mixedRef(model, ids, { ...NEAR, from }, left).map(logProbabilities);
   const kl = targets.map((_, r) =>

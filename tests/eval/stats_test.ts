@@ -1,6 +1,6 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { Rng } from "../../src/core/rng.ts";
-import { pairedBootstrap, quantile, summarize, wilson } from "../../src/eval/stats.ts";
+import { chanceOfLosing, pairedBootstrap, quantile, summarize } from "../../src/eval/stats.ts";
 
 Deno.test("quantile() interpolates", () => {
   assertEquals(quantile([1, 2, 3, 4, 5], 0.5), 3);
@@ -39,8 +39,10 @@ Deno.test("pairedBootstrap() covers the true difference about as often as it say
   assert(covered >= 174 && covered <= 199, `covered ${covered} of 200 at 95 %`);
 });
 
-Deno.test("wilson() brackets the share and stays within [0, 1]", () => {
-  const [low, high] = wilson(12, 12);
-  assert(low > 0.7 && low < 0.8 && high === 1, `${low} ${high}`);
-  assertEquals(wilson(0, 0), [0, 1]);
+Deno.test("chanceOfLosing() is the tail of fair tosses, of many as of few", () => {
+  assertEquals(chanceOfLosing(0, 0), 1);
+  assertAlmostEquals(chanceOfLosing(1, 0), 1 / 2, 1e-12);
+  assertAlmostEquals(chanceOfLosing(4, 1), 6 / 32, 1e-12);
+  assertAlmostEquals(chanceOfLosing(0, 3), 1, 1e-12);
+  assert(chanceOfLosing(1100, 1000) < 0.025 && chanceOfLosing(1050, 1000) > 0.1);
 });

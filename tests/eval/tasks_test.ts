@@ -37,12 +37,19 @@ Deno.test("every answer of a generated task stands in the text before it, or fol
   }
 });
 
-Deno.test("generateTasks() hides a pass key at the depth asked for", () => {
-  for (const depth of [0, 0.5, 1]) {
-    const [{ text } = { text: "" }] = generateTasks({ family: "passkey", chars: 8000, count: 1, depth });
-    const at = text.indexOf("The pass key is") / text.length;
-    assert(Math.abs(at - depth) < 0.08, `asked for ${depth}, found at ${at}`);
-  }
+Deno.test("generateTasks() hides pass keys at the depths asked for, in turn", () => {
+  const depths = [0, 0.5, 1], tasks = generateTasks({ family: "passkey", chars: 8000, count: 5, depths });
+  tasks.forEach(({ text }, i) => {
+    const at = text.indexOf("The pass key is") / text.length, wanted = depths[i % 3]!;
+    assert(Math.abs(at - wanted) < 0.08, `asked for ${wanted}, found at ${at}`);
+  });
+});
+
+Deno.test("generateTasks() takes whole sentences of the filler", () => {
+  const filler = `One short sentence stands here. ${"x".repeat(300)} is too long a sentence to be taken. `.repeat(2);
+  const [{ text } = { text: "" }] = generateTasks({ family: "passkey", chars: 900, count: 1, filler });
+  assert(text.includes("One short sentence stands here. One short"), text);
+  assert(!text.includes("too long"), text);
 });
 
 Deno.test("answerSpans() cuts the spaces before an answer", () => {

@@ -1,0 +1,48 @@
+import { type CodecShape, fields, tableRows } from "../core/codec.ts";
+import { BLOCK } from "../core/pack.ts";
+import { codeBeamShapes } from "../core/shapes.ts";
+import type { Commands } from "../gpu/commands.ts";
+import type { Gpu } from "../gpu/gpu.ts";
+import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
+import { code_beam } from "../gpu/wgsl.gen.ts";
+import { expectHeadDim, stageConstants } from "./stage.ts";
+
+/** Ways that a search may keep: more gain little, and take memory that a workgroup may lack. */
+export const MAX_BEAM = 8;
+
+/** Codes residuals by a search that keeps several ways. Borrows every tensor. */
+export class CodeBeam {
+  private constructor(readonly kernel: Kernel<typeof code_beam>, readonly codec: CodecShape) {}
+
+  /** @param beam ways kept, from 1 (greedy) to {@linkcode MAX_BEAM} */
+  static async create(gpu: Gpu, codec: CodecShape, beam: number): Promise<CodeBeam> {
+    expectHeadDim(codec.headDim);
+    for (const stage of codec.stages) stageConstants(codec.headDim, stage);
+    const bytes = beamBytes(codec, beam), room = gpu.limits.maxComputeWorkgroupStorageSize;
+    if (!(Number.isInteger(beam) && beam >= 1 && beam <= MAX_BEAM && bytes <= room)) {
+      throw new RangeError(
+        `Cannot search with a beam of ${beam} as it must be from 1 to ${MAX_BEAM} and need at most ${room} bytes of ` +
+          `workgroup memory: it needs ${bytes}`,
+      );
+    }
+    const constants = { HEAD_DIM: codec.headDim, BEAM: beam, FIELDS: fields(codec).length };
+    return new CodeBeam(await Kernel.create(gpu, code_beam, constants), codec);
+  }
+
+  /** Codes the first `tokens` residuals. What codes miss is left in the residuals. */
+  encode(commands: Commands, io: Buffers<typeof code_beam>, tokens: number): void {
+    const { codec } = this, [heads = 0, capacity = 0] = io.residual.shape;
+    const shapes = codeBeamShapes({ codec, heads, capacity: capacity * BLOCK }) satisfies Shapes<typeof code_beam>;
+    expectShapes("search codes", io, shapes);
+    if (tokens > capacity * BLOCK) {
+      throw new RangeError(`Cannot search codes of ${tokens} tokens as there are ${capacity} blocks of residuals`);
+    }
+    const sizes = { capacity, rows: tableRows(codec), gram: io.gram.shape[1]! };
+    this.kernel.encode(commands, io, sizes, [tokens, heads]);
+  }
+}
+
+/** Workgroup memory of the search in bytes: what ways have left, offsets and best of the lanes, the trace. */
+function beamBytes(codec: CodecShape, beam: number): number {
+  return beam * (8 * codec.headDim + 4 * 64 + 8 * 64 + 4 * fields(codec).length);
+}

@@ -1,0 +1,46 @@
+import { type CodecShape, fields, tableRows } from "../core/codec.ts";
+import { residualAt } from "./code_residual.ts";
+
+/**
+ * Twin of `wgsl/code_beam.wgsl` in f64: after each code the `beam` ways of least error among all words of all ways, on a
+ * tie the lower way, then the lower code. Codes `[T][heads][fields]`;
+ * `residual` is changed to what they miss. `words` is `[heads][rows][D]`.
+ */
+export function codeBeamRef(
+  residual: Float64Array,
+  words: ArrayLike<number>,
+  codec: CodecShape,
+  heads: number,
+  tokens: number,
+  beam: number,
+): Uint16Array {
+  const list = fields(codec), { headDim } = codec, rows = tableRows(codec);
+  const codes = new Uint16Array(tokens * heads * list.length);
+  for (let token = 0; token < tokens; token++) {
+    for (let head = 0; head < heads; head++) {
+      const at = (c: number): number => residualAt(headDim, tokens, head, token, c);
+      const start = Float64Array.from({ length: headDim }, (_, c) => residual[at(c)]!);
+      let ways: { left: Float64Array; codes: number[] }[] = [{ left: start, codes: [] }];
+      for (const { row, pair, pairs, bits } of list) {
+        const first = 2 * pair, last = first + 2 * pairs;
+        const less = (left: Float64Array, code: number): Float64Array => {
+          const out = left.slice();
+          for (const word of bits === 12 ? [code >> 6, 64 + (code & 63)] : [code]) {
+            for (let c = first; c < last; c++) out[c]! -= words[((head * rows + row) + word) * headDim + c]!;
+          }
+          return out;
+        };
+        ways = ways.flatMap((way) =>
+          Array.from({ length: 2 ** bits }, (_, code) => {
+            const left = less(way.left, code);
+            return { way, code, error: left.reduce((sum, x) => sum + x * x, 0) };
+          })
+        ).sort((a, b) => a.error - b.error).slice(0, beam)
+          .map(({ way, code }) => ({ left: less(way.left, code), codes: [...way.codes, code] }));
+      }
+      codes.set(ways[0]!.codes, (token * heads + head) * list.length);
+      ways[0]!.left.forEach((x, c) => residual[at(c)] = x);
+    }
+  }
+  return codes;
+}

@@ -1,0 +1,57 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { toF16 } from "../../src/core/f16.ts";
+import { Rng } from "../../src/core/rng.ts";
+import { truncate } from "../../src/codebook/file.ts";
+import { evaluate } from "../../src/eval/evaluate.ts";
+import { load } from "../../src/llama/llama.ts";
+import { calibrateTiers } from "../../src/llama/tiers.ts";
+import { trainCodebooks } from "../../src/llama/train.ts";
+import { SMALL } from "../llama/_small.ts";
+import { randomLlama, writeFolder } from "../_llama.ts";
+
+Deno.test("tiers give more bits to the tokens that calibration says, and those of a codebook lie between its ends", async () => {
+  const folder = await Deno.makeTempDir();
+  await writeFolder(folder, randomLlama(SMALL, 7));
+  using llama = await load(folder, { maxContext: 256 });
+  const text = Array.from({ length: 60 }, (_, i) => "abcdefghij".slice(i * i % 7)).join(""), texts = [text];
+  const trained = await trainCodebooks(llama, { texts, tokens: 160, beam: 2 }), rng = new Rng(5);
+  // Random words: those that so few tokens train know each of them by heart.
+  const random = (stages: readonly Uint16Array[]) =>
+    stages.map((words, s) => words.map(() => toF16(0.1 * 0.7 ** s * rng.normal())));
+  const layers = trained.layers.map(({ keys, values, metrics }) => ({
+    ...{ keys: random(keys), values: random(values as readonly Uint16Array[]), metrics },
+  }));
+  const whole = { ...trained, layers };
+  const share = 0.25, tier = { base: 2, stages: 5, share }, tiers = { 2: { keys: tier, values: tier } };
+  const codebook = await calibrateTiers(llama, whole, { texts, tokens: 160, tiers });
+  const { base, stages, thresholds } = codebook.tiers![2]!.keys;
+  assertEquals([base, stages, thresholds.length, thresholds[0]!.length], [2, 5, 2, 2]);
+  const bits = { k: 2, v: 2 } as const, none = { keys: 2, values: 2 };
+  const { methods } = await evaluate(llama, {
+    ...{ texts, chunkTokens: 160, chunks: 1, window: 160 },
+    codebooks: [
+      { name: "tiers", codebook, bits },
+      { name: "few", codebook: truncate(codebook, none) },
+      { name: "all", codebook },
+    ],
+  });
+  const [few, mixed, all] = ["few", "tiers", "all"].map((name) => methods.find((m) => m.name === name)!);
+  // The calibration's tokens are those evaluated, all of them in the window, so that later layers see the same too.
+  const want = few!.bitsCode + 1 / 32 + share * (all!.bitsCode - few!.bitsCode);
+  assert(Math.abs(mixed!.bitsCode - want) < 0.02, `${mixed!.bitsCode} bits for ${want}`);
+  for (const side of ["keyNmse", "valueNmse"] as const) {
+    const [a, b, c] = [few!, mixed!, all!].map((m) => m[side][0]!);
+    assert(b! < 0.95 * a! && c! < 0.95 * b!, `${side} ${a}, ${b}, ${c}`);
+  }
+  await assertRejects(
+    () =>
+      calibrateTiers(llama, whole, {
+        texts,
+        tokens: 160,
+        tiers: { 1: { keys: { ...tier, stages: 6 }, values: tier } },
+      }),
+    RangeError,
+    "2 and 6 stages",
+  );
+  await Deno.remove(folder, { recursive: true });
+});
