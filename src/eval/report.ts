@@ -19,7 +19,7 @@ export function reportFiles(evaluation: Evaluation): Record<string, string> {
 }
 
 /** Fewer answers at a depth than this say little. */
-const ENOUGH = 10;
+const ENOUGH = 8;
 
 const depthName = (fifth: number): string => `${20 * fifth}–${20 * fifth + 20} %`;
 

@@ -38,10 +38,10 @@ export class Scorer implements Disposable {
   /** Rows judged at once. */
   readonly #rows: number;
 
-  private constructor(readonly forward: Forward, readonly ops: { score: ScoreRows; kl: KlRows }) {
+  private constructor(readonly forward: Forward, readonly ops: { score: ScoreRows; kl: KlRows }, most: number) {
     const { gpu, config: { vocab }, engine, capacity } = forward;
     const fits = Math.floor(Math.min(LOGITS, gpu.maxBytes / 4) / vocab);
-    this.#rows = Math.max(1, Math.min(engine.decoder.chunk, capacity, fits >= 64 ? fits & ~63 : fits));
+    this.#rows = Math.max(1, Math.min(most, engine.decoder.chunk, capacity, fits >= 64 ? fits & ~63 : fits));
     const alloc = (label: string, dtype: "f32" | "u32", ...shape: number[]): Tensor =>
       this.#owned.use(gpu.alloc(label, dtype, shape));
     this.#logits = alloc("logits", "f32", this.#rows, vocab);
@@ -51,9 +51,14 @@ export class Scorer implements Disposable {
     this.#kl = alloc("divergences", "f32", this.#rows);
   }
 
-  static async create(forward: Forward): Promise<Scorer> {
+  /** Judges at most `most` rows at once. */
+  static async create(forward: Forward, most = Infinity): Promise<Scorer> {
     const { gpu, config: { vocab } } = forward;
-    return new Scorer(forward, { score: await ScoreRows.create(gpu, vocab), kl: await KlRows.create(gpu, vocab) });
+    return new Scorer(
+      forward,
+      { score: await ScoreRows.create(gpu, vocab), kl: await KlRows.create(gpu, vocab) },
+      most,
+    );
   }
 
   /** Borrows the residual stream of an exact run, which `compare`d ones are held against from now on. */

@@ -1,5 +1,10 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { join } from "@std/path";
+import { load, writeCodebook } from "../../mod.ts";
+import { type ValueArrays, valueArrayShapes } from "../../src/codebook/value_encoder.ts";
+import { pairStages } from "../../src/core/codec.ts";
+import { toF16 } from "../../src/core/f16.ts";
+import { elements } from "../../src/gpu/tensor.ts";
 import { randomLlama, writeFolder } from "../_llama.ts";
 
 async function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
@@ -51,6 +56,36 @@ Deno.test("eval prints one JSON object of the documented shape, and writes a rep
   assertEquals(written, ["evaluation.json", "evaluation.md", "index.html", ...charts]);
 });
 
+Deno.test("eval measures a published encoder at its own bits, on fresh tasks of the number asked for", async () => {
+  const folder = await Deno.makeTempDir(), model = join(folder, "model"), path = join(folder, "published.safetensors");
+  await writeFolder(model, randomLlama({ hidden: 64, ffn: 80, qHeads: 2, kvHeads: 1, headDim: 64, context: 2048 }, 3));
+  using llama = await load(model, { kv: { bits: 16 } });
+  const dims = { features: 64, bits: 1 } as const, words = new Uint16Array(128 * 64).fill(toF16(0.01));
+  const values = Object.fromEntries(
+    Object.entries(valueArrayShapes(dims)).map(([name, shape]) => {
+      const data = new Float32Array(elements(shape)).fill(name === "scale" ? 1 : 0.01);
+      return [name, { shape, data }];
+    }),
+  ) as ValueArrays;
+  await writeCodebook(path, {
+    model: { layers: 2, kvHeads: 1, headDim: 64, fingerprint: llama.fingerprint },
+    ...{ keys: pairStages(64, 5, false), values: dims, precision: "f16", record: {} },
+    layers: [0, 1].map(() => ({ keys: Array(5).fill(words), values })),
+  });
+  const tasks = ["--tasks", "passkey@500,needles@700", "--tasks", "copy_words@100", "--count", "3", "--depths", "0,1"];
+  const options = ["--codebook", path, "--baselines", "none", "--json"];
+  const { code, stdout, stderr } = await run("--model", model, ...tasks, ...options);
+  assertEquals([code, stderr], [0, ""]);
+  const { methods, cells } = JSON.parse(stdout);
+  assertEquals(methods.map((m: { name: string }) => m.name), ["fp16", "commvq1", "0bit"]);
+  const answers = Object.entries(cells as Record<string, { answers: number }>).map((
+    [cell, { answers }],
+  ) => [cell, answers]);
+  assertEquals(answers, [["passkey@500", 3], ["needles@700", 12], ["copy_words@100", 3]]);
+  const depths = methods[1].depths.filter((d: { cell: string }) => d.cell === "passkey@500");
+  assertEquals(depths.map((d: { all: number }) => d.all), [2, 1]);
+});
+
 Deno.test("eval refuses arguments that it cannot use, with status 2", async () => {
   for (
     const [args, message] of [
@@ -58,6 +93,8 @@ Deno.test("eval refuses arguments that it cannot use, with status 2", async () =
       [["--regime", "x"], "chunked or deployment"],
       [["--tasks", "/nope"], "Cannot read --tasks /nope"],
       [["--tasks", "sums@300"], "the kinds are passkey, "],
+      [["--tasks", "passkey@300", "--count", "0"], "--count 0"],
+      [["--tasks", "passkey@300", "--depths", "0,1.5"], "--depths 0,1.5: they must be numbers from 0 to 1"],
       [["--window", "0"], "--window 0"],
     ] as const
   ) {

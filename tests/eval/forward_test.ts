@@ -77,6 +77,12 @@ Deno.test("Forward", async (t) => {
     const { judged } = await compare(setting, copy, (x) => x);
     assert(Math.max(...judged.kl) < 1e-5, "an exact cache through the codec's path must be the exact cache");
   });
+  await t.step("judges a text in parts as at once", async () => {
+    using parts = await Scorer.create(forward, 32);
+    const whole = await compare(setting, "dropped", undefined);
+    const again = await compare({ ...setting, scorer: parts }, "dropped", undefined);
+    assertEquals(again.judged.kl, whole.judged.kl);
+  });
   await t.step("drops the far", async () => {
     const { kl } = await compare(setting, "dropped", undefined);
     assert(kl > 0.01, `the far must matter to this model: KL ${kl}`);
