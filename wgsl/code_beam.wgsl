@@ -43,13 +43,13 @@ var<workgroup> sh_trace: array<u32, FIELDS * BEAM>;
 var<private> best: array<Way, BEAM>; // in order
 
 fn offer(way: Way) {
-    var i = BEAM;
-    for (; i > 0u; i--) {
-        let other = best[i - 1u];
-        if way.error > other.error || (way.error == other.error && way.key >= other.key) { break; }
-        if i < BEAM { best[i] = other; }
+    var out = way;
+    for (var i = 0u; i < BEAM; i++) {
+        let other = best[i];
+        let is_less = out.error < other.error || (out.error == other.error && out.key < other.key);
+        best[i] = Way(select(other.error, out.error, is_less), select(other.key, out.key, is_less));
+        out = Way(select(out.error, other.error, is_less), select(out.key, other.key, is_less));
     }
-    if i < BEAM { best[i] = way; }
 }
 
 /// <x,w> of every way with the word in row `row`, over pairs [pair, pair + pairs).
@@ -79,7 +79,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
     let tile = (head * params.capacity + (wg.x >> 5u)) * HEAD_DIM * 32u + (wg.x & 31u);
     for (var d = lane; d < PAIRS; d += LANES) { sh_left[d] = vec2f(residual[tile + d * 64u], residual[tile + d * 64u + 32u]); }
     var errors: array<f32, BEAM>; // less the token's squared length
-    var ways = 1u;
+    for (var i = 1u; i < BEAM; i++) { errors[i] = F32_HIGHEST; } // there is one way yet
     var from_at = 0u; // in sh_left
     for (var f = 0u; f < FIELDS; f++) {
         let field = fields[f];
@@ -93,17 +93,19 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
             let v = inner(row + 64u + lane, 0u, PAIRS, from_at);
             for (var i = 0u; i < BEAM; i++) { sh_beta[i * LANES + lane] = gram[gram_at + 64u + lane] - 2.0 * v[i]; }
             workgroupBarrier();
-            for (var i = 0u; i < ways; i++) {
-                let own = errors[i] + gram[gram_at + lane] - 2.0 * u[i];
-                for (var b = 0u; b < 64u; b++) {
-                    let error = own + sh_beta[i * LANES + b] + gram[gram_at + 128u + b * 64u + lane];
-                    if error < best[BEAM - 1u].error { offer(Way(error, i * 4096u + lane * 64u + b)); }
+            var own: array<f32, BEAM>;
+            for (var i = 0u; i < BEAM; i++) { own[i] = errors[i] + gram[gram_at + lane] - 2.0 * u[i]; }
+            for (var b = 0u; b < 64u; b++) {
+                let g = gram[gram_at + 128u + b * 64u + lane];
+                for (var i = 0u; i < BEAM; i++) {
+                    let error = own[i] + sh_beta[i * LANES + b] + g;
+                    if error <= best[BEAM - 1u].error { offer(Way(error, i * 4096u + lane * 64u + b)); }
                 }
             }
         } else {
             for (var word = lane; word < 256u; word += LANES) {
                 let w = inner(row + word, field.z, field.w, from_at);
-                for (var i = 0u; i < ways; i++) { offer(Way(errors[i] + gram[gram_at + word] - 2.0 * w[i], i * 4096u + word)); }
+                for (var i = 0u; i < BEAM; i++) { offer(Way(errors[i] + gram[gram_at + word] - 2.0 * w[i], i * 4096u + word)); }
             }
         }
         for (var stride = LANES / 2u; stride > 0u; stride >>= 1u) {
@@ -136,7 +138,6 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         }
         for (var i = 0u; i < BEAM; i++) { errors[i] = sh_best[i].error; }
         from_at = to_at;
-        ways = BEAM;
     }
     workgroupBarrier();
     for (var d = lane; d < PAIRS; d += LANES) {

@@ -50,7 +50,7 @@ const QUICK = {
   chunk: 256,
   chunks: 2,
   cell: "kv_lookup@1500",
-  tasks: 2,
+  tasks: 1,
 };
 /** How many tasks of a kind and length are made. */
 const FRESH_TASKS = 24;
@@ -104,7 +104,8 @@ async function tasksOf(asked: string, args: Args): Promise<Task[]> {
     const path = asked === BUNDLED ? bundled("tasks.jsonl.gz") : asked;
     return parseTasks(await readFile(path, "tasks"), path);
   }
-  const count = args.integer("count", 1) ?? FRESH_TASKS, depths = depthsOf(args.string("depths"));
+  const count = args.integer("count", 1) ?? FRESH_TASKS,
+    depths = depthsOf(args.string("depths"));
   const filler = (await readTexts([bundled("heldout-books.jsonl.gz")])).join("\n").slice(0, FILLER);
   return asked.split(",").flatMap((cell) => {
     const [family, chars] = cell.split("@") as [Family, string];
