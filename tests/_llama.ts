@@ -10,7 +10,7 @@ import { Decoder } from "../src/llama/decoder.ts";
 import type { Engine } from "../src/llama/llama.ts";
 import { loadWeights } from "../src/llama/weights.ts";
 import type { LayerTensors, LlamaTensors } from "../src/ref/llama.ts";
-import { createTokenizer } from "../src/text/tokenizer.ts";
+import { createTokenizer, type Tokenizer } from "../src/text/tokenizer.ts";
 import { gguf, ggufMetadata } from "./files/_files.ts";
 import { randomWeights } from "./kernels/_weights.ts";
 
@@ -279,4 +279,10 @@ function huggingFaceName(name: string): string {
   const [, layer, key] = /^blk\.(\d+)\.(.*)$/.exec(name) ?? [];
   if (layer) return `model.layers.${layer}.${NAMES.find(([, gguf]) => gguf === key)![2]}`;
   return { token_embd: "model.embed_tokens", output_norm: "model.norm", output: "lm_head" }[name]!;
+}
+
+/** A bias that bans every token but small letters: a text is then encoded to the tokens that it was made of. */
+export function lettersOf(tokenizer: Tokenizer): Record<number, number> {
+  const letters = new Set(tokenizer.encode("abcdefghijklmnopqrstuvwxyz", { bos: false }));
+  return Object.fromEntries(Array.from({ length: VOCAB }, (_, id) => [id, letters.has(id) ? 0 : -Infinity]));
 }

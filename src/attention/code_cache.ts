@@ -206,11 +206,9 @@ export class CodeCache implements KvCache {
     return this.#state.length;
   }
 
-  /** Up to the next block's encoding. */
   get slack(): number {
     const { length, runs } = this.#state, { ring, kept: { sinks } } = this.attention;
-    const free = ring - Math.max(0, length - sinks - encodedOf(runs));
-    return free > 0 ? free - 1 : BLOCK - 1;
+    return Math.max(0, ring - Math.max(0, length - sinks - encodedOf(runs)));
   }
 
   get bytes(): number {

@@ -51,7 +51,7 @@ export interface LayerCache {
 
 /** Keys and values of one sequence, for every layer. */
 export interface KvCache extends LayerCache, Disposable {
-  /** How many tokens after the next one can be taken back as if they had never come. */
+  /** How many tokens can come before some are encoded for good: so many are taken back as if they had never come. */
   readonly slack: number;
   /** Bytes allocated on the GPU. */
   readonly bytes: number;

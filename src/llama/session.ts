@@ -260,13 +260,14 @@ export class Session implements Disposable {
         return commands;
       };
       // Steps go to the GPU several at a time where they are short, since reading a token back waits for all of them;
-      // the first of the next ones is encoded meanwhile. What is not asked for in the end is taken back.
+      // the first of the next ones is encoded meanwhile. What is not asked for in the end is taken back, so a step that
+      // encodes tokens for good comes alone, and after every token before it was asked for.
       let first = 0, pace = Infinity, submitted = start, records = 1;
       for (let step = 1; records > 0;) {
-        const state = cache.state();
-        const most = Math.min(maxTokens + 1 - step, cache.capacity - cache.length, cache.slack + 1, MOST_AHEAD);
+        const state = cache.state(), { slack } = cache, count = records;
+        const most = Math.min(maxTokens + 1 - step, cache.capacity - cache.length, Math.max(1, slack), MOST_AHEAD);
         const ahead = Math.min(most, Math.max(1, Math.floor(AHEAD_MS / pace)));
-        const next = ahead > 0 ? await encode(step, 0) : undefined;
+        const next = ahead > 0 && slack > 0 ? await encode(step, 0) : undefined;
         const read = new DataView(
           await staging.read().catch((error) => {
             cache.restore(state);
@@ -274,18 +275,20 @@ export class Session implements Disposable {
           }),
         );
         this.#expectLive("generate");
-        const now = performance.now(), count = records;
+        const now = performance.now();
         if (step === 1) {
           timing.prefill = (now - start) / 1e3;
           first = now;
         } else pace = Math.min(pace, (now - submitted) / count);
         timing.decode = (now - first) / 1e3;
-        submitted = now;
-        next?.submit();
-        for (let i = 1; i < ahead; i++) (await encode(step + i, i)).submit();
-        step += ahead;
-        records = ahead;
         for (let i = 0; i < count; i++) {
+          if (i === (slack > 0 ? 0 : count - 1)) {
+            submitted = performance.now();
+            next?.submit();
+            for (let k = next ? 1 : 0; k < ahead; k++) (await encode(step + k, k)).submit();
+            step += ahead;
+            records = ahead;
+          }
           const id = read.getUint32(8 * i, true), logprob = read.getFloat32(8 * i + 4, true);
           if (this.#tokens.length < cache.length) this.#tokens.push(id);
           yield { id, logprob };

@@ -12,7 +12,7 @@ export const SHAPE = { layers: 2, kvHeads: 2, headDim: 32 },
 export const SMALL = { hidden: 64, ffn: 96, qHeads: 4, ...SHAPE, context: CONTEXT };
 
 /** A codebook of random words: it codes badly and by the same rules as a good one. */
-function randomBook(fingerprint: string, seed: number): Codebook {
+function randomBook(fingerprint: string, seed: number, shape: typeof SHAPE): Codebook {
   const rng = new Rng(seed), codec = pairStages(SHAPE.headDim, 5, false);
   const words = () =>
     codec.stages.map((stage, s) =>
@@ -21,18 +21,21 @@ function randomBook(fingerprint: string, seed: number): Codebook {
         () => toF16(0.15 * 0.8 ** s * rng.normal()),
       )
     );
-  const layers = Array.from({ length: SHAPE.layers }, () => ({ keys: words(), values: words() }));
-  return { model: { ...SHAPE, fingerprint }, keys: codec, values: codec, precision: "f16", layers, record: {} };
+  const layers = Array.from({ length: shape.layers }, () => ({ keys: words(), values: words() }));
+  return { model: { ...shape, fingerprint }, keys: codec, values: codec, precision: "f16", layers, record: {} };
 }
 
 /** A folder with two models, and a way to load one with a cache of some kind. */
-export async function within(body: (folder: string, open: Open, model: string) => Promise<void>): Promise<void> {
+export async function within(
+  body: (folder: string, open: Open, model: string) => Promise<void>,
+  layers = SHAPE.layers,
+): Promise<void> {
   const folder = await Deno.makeTempDir();
   try {
-    for (const seed of [7, 8]) await writeFolder(`${folder}/${seed}`, randomLlama(SMALL, seed));
+    for (const seed of [7, 8]) await writeFolder(`${folder}/${seed}`, randomLlama({ ...SMALL, layers }, seed));
     await body(folder, async (kv = {}, { seed = 7, book = 1, maxContext = CONTEXT, device } = {}) => {
       using exact = await load(`${folder}/${seed}`, { maxContext: 8 });
-      const codebook = randomBook(exact.fingerprint, book);
+      const codebook = randomBook(exact.fingerprint, book, { ...SHAPE, layers });
       return await load(`${folder}/${seed}`, { kv: { codebook, ...kv }, maxContext, device });
     }, `${folder}/7`);
   } finally {

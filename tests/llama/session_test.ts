@@ -7,7 +7,7 @@ import { type Llama, load, type LoadOptions } from "../../src/llama/llama.ts";
 import type { GenerateOptions } from "../../src/llama/session.ts";
 import { llamaRef } from "../../src/ref/llama.ts";
 import { plainDevice } from "../_gpu.ts";
-import { randomLlama, VOCAB, writeFolder } from "../_llama.ts";
+import { lettersOf, randomLlama, VOCAB, writeFolder } from "../_llama.ts";
 
 const CONTEXT = 64, EOS = 1;
 const model = randomLlama({ hidden: 64, ffn: 96, qHeads: 4, kvHeads: 2, headDim: 32, context: CONTEXT }, 7);
@@ -29,12 +29,6 @@ async function withLlama(body: (llama: Llama) => Promise<void>, options: LoadOpt
   });
 }
 
-/** Every token but small letters is banned, so that a text is encoded to the tokens that it was made of. */
-function lettersOf({ tokenizer }: Llama): Record<number, number> {
-  const letters = new Set(tokenizer.encode("abcdefghijklmnopqrstuvwxyz", { bos: false }));
-  return Object.fromEntries(Array.from({ length: VOCAB }, (_, id) => [id, letters.has(id) ? 0 : -Infinity]));
-}
-
 /** Log-probabilities of a generation's tokens: more than its text, they show what it attended to. */
 async function logprobsOf(generation: AsyncIterable<GeneratedToken>): Promise<number[]> {
   return (await Array.fromAsync(generation)).map(({ logprob }) => logprob!);
@@ -42,7 +36,7 @@ async function logprobsOf(generation: AsyncIterable<GeneratedToken>): Promise<nu
 
 Deno.test("sessions", async (t) => {
   await withLlama(async (llama) => {
-    const logitBias = lettersOf(llama), greedy: GenerateOptions = { logitBias, maxTokens: 8 };
+    const logitBias = lettersOf(llama.tokenizer), greedy: GenerateOptions = { logitBias, maxTokens: 8 };
     const prompt = "once upon", ids = llama.tokenizer.encode(prompt);
     const { text, tokens } = await llama.generate(prompt, greedy).done;
     const longer = prompt + text + " and", { text: afterLonger } = await llama.generate(longer, greedy).done;
@@ -245,7 +239,7 @@ Deno.test("a caller's own device is used, given back whole, and not destroyed", 
   const { device, bytes } = await plainDevice();
   await withModel(async (folder) => {
     const before = bytes();
-    const llama = await load(folder, { device }), loaded = bytes(), logitBias = lettersOf(llama);
+    const llama = await load(folder, { device }), loaded = bytes(), logitBias = lettersOf(llama.tokenizer);
     const options = { maxTokens: 4, logitBias };
     for (const refused of [{ temperature: -1 }, { maxTokens: 1.5 }, { maxTokens: -1 }, { topP: 0 }, { seed: 0.5 }]) {
       assertThrows(() => llama.generate("a", refused), RangeError, "Cannot");
