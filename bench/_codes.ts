@@ -10,8 +10,7 @@ import { codeQuads } from "../src/kernels/packed_codes.ts";
 import { random } from "./_attn.ts";
 import { bench, ROTATE_BYTES, type Timing } from "./_harness.ts";
 
-export const { gpu } = await bench();
-export const software: boolean = /llvmpipe|swiftshader/i.test(gpu.description);
+export const { gpu, software } = await bench();
 
 /** 32 query heads over 8 key/value heads of 128. */
 export const HEADS = software

@@ -12,13 +12,20 @@ import { Clock } from "./_clock.ts";
 /** Bytes that a bench's rotated buffers should total, so that no repetition finds its data in a cache. */
 export const ROTATE_BYTES = 512 * 2 ** 20;
 
-let shared: Promise<{ gpu: Gpu; copyGBps: number; ready: () => Promise<void> }> | undefined;
+/** What {@linkcode bench} gives. */
+interface Bench {
+  readonly gpu: Gpu;
+  readonly copyGBps: number;
+  /** Waits until the GPU runs at full clock again: one that idled for seconds takes a second of work to get there. */
+  readonly ready: () => Promise<void>;
+  /** Whether the GPU is a CPU, for which sizes are small and repetitions few. */
+  readonly software: boolean;
+}
 
-/**
- * The device, the rate of a large copy on it (bytes read plus bytes written), measured once, and what waits until the
- * GPU runs at full clock again: one that idled for seconds takes a second of work to get there.
- */
-export function bench(): Promise<{ gpu: Gpu; copyGBps: number; ready: () => Promise<void> }> {
+let shared: Promise<Bench> | undefined;
+
+/** The device, and the rate of a large copy on it (bytes read plus bytes written), measured once. */
+export function bench(): Promise<Bench> {
   return shared ??= (async () => {
     const gpu = await Gpu.create();
     // A device left open can crash the process as it ends (lavapipe).
@@ -45,7 +52,7 @@ export function bench(): Promise<{ gpu: Gpu; copyGBps: number; ready: () => Prom
     const times = await gpuTimes(gpu, 10, (commands) => op.encode(commands, { source, copied }));
     const copyGBps = 2 * bytes / times.toSorted()[5]! / 1e9;
     console.log(`# ${gpu.description}; copy ${copyGBps.toFixed(0)} GB/s`);
-    return { gpu, copyGBps, ready };
+    return { gpu, copyGBps, ready, software };
   })();
 }
 
@@ -72,10 +79,10 @@ export async function time(
   encode: (commands: Commands, i: number) => void,
   { repetitions = 30, flops = 0 }: { repetitions?: number; flops?: number } = {},
 ): Promise<Timing> {
-  const { gpu, copyGBps, ready } = await bench();
+  const { gpu, copyGBps, ready, software } = await bench();
   await ready();
-  await gpuTimes(gpu, 3, encode);
-  const times = (await gpuTimes(gpu, repetitions, encode)).toSorted();
+  await gpuTimes(gpu, software ? 1 : 3, encode);
+  const times = (await gpuTimes(gpu, software ? Math.min(3, repetitions) : repetitions, encode)).toSorted();
   const median = times[times.length >> 1]!, p10 = times[Math.floor(times.length / 10)]!;
   const row = {
     medianUs: median * 1e6,

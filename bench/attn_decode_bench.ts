@@ -3,7 +3,7 @@ import { AttnDecode, attnDecodeSplits, chooseAttnDecode } from "../src/kernels/a
 import { random } from "./_attn.ts";
 import { bench, ROTATE_BYTES, time } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const contexts = software ? [1024] : [1024, 8192, 32768, 131072], rotated = software ? 2 ** 22 : ROTATE_BYTES;
 for (const [qHeads, kvHeads, tokens] of [[32, 8, 1], [64, 8, 1], [32, 32, 1], [32, 8, 16]] as const) {
   const heads = { qHeads, kvHeads, headDim: 128 }, chosen = chooseAttnDecode(heads, gpu.limits);

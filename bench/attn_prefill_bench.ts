@@ -9,7 +9,7 @@ import {
 import { random } from "./_attn.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const heads = { qHeads: 32, kvHeads: 8, headDim: 128 }, chosen = chooseAttnPrefill(heads.headDim, gpu.limits);
 
 /** New tokens, what the first sees, and variants; the last is a chunk with a long past. */

@@ -4,7 +4,7 @@ import { CacheRound } from "../src/kernels/cache_round.ts";
 import { random } from "./_attn.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const headDim = 128, shapes = cacheRoundShapes({ kvHeads: 8, headDim, capacity: software ? 256 : 8192 });
 using source = random(gpu, "source", "u32", shapes.source), rounded = gpu.alloc("rounded", "u32", shapes.rounded);
 for (const { name, keys, values } of BASELINES) {

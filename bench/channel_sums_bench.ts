@@ -2,7 +2,7 @@ import { channelSumsShapes } from "../src/core/shapes.ts";
 import { ChannelSums, chooseChannelChunk } from "../src/kernels/channel_sums.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const rows = software ? 4096 : 131072, chunk = chooseChannelChunk(rows);
 const shapes = channelSumsShapes(rows, 256, Math.ceil(rows / chunk));
 using values = gpu.alloc("values", "f32", shapes.values), out = gpu.alloc("out", "f32", shapes.out);

@@ -4,7 +4,7 @@ import { CodeBeam } from "../src/kernels/code_beam.ts";
 import { encodeFields } from "../src/kernels/code_encode.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), capacity = /llvmpipe|swiftshader/i.test(gpu.description) ? 64 : 8192;
+const { gpu, software } = await bench(), capacity = software ? 32 : 8192;
 for (const [heads, headDim, stages] of [[4, 64, 10], [8, 128, 11]] as const) {
   for (const beam of [1, 4, 8]) {
     const codec = pairStages(headDim, stages, false), shapes = codeBeamShapes({ codec, heads, capacity });

@@ -3,7 +3,7 @@ import { residualShape } from "../src/core/shapes.ts";
 import { CodeResidual } from "../src/kernels/code_residual.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const tokens = software ? 512 : 2 ** 15, dims = { kvHeads: 8, headDim: 128 };
 for (const form of ["rows", "cache", "rotated cache"] as const) {
   using source = form === "rows"

@@ -1,8 +1,8 @@
 import { Copy } from "../src/kernels/copy.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), op = await Copy.create(gpu);
-const most = /llvmpipe|swiftshader/i.test(gpu.description) ? 24 : 30;
+const { gpu, software } = await bench(), op = await Copy.create(gpu);
+const most = software ? 24 : 30;
 for (let log = 20; log <= most; log += 5) {
   using source = gpu.alloc("source", "u32", [2 ** log / 4]), copied = gpu.alloc("copied", "u32", [2 ** log / 4]);
   const io = { source, copied };

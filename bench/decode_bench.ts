@@ -2,7 +2,7 @@
 import { bench } from "./_harness.ts";
 import { type BenchModel, bundled, generateAt, matrixTraffic, medianRate, printRate, shaped8B } from "./_model.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 
 async function decode(model: BenchModel, depths: number[], tokens: number): Promise<void> {
   const { layers, qHeads, kvHeads, headDim } = model.engine.config, { bytes, numbers } = matrixTraffic(model);

@@ -3,7 +3,7 @@ import { emAccumulateShapes, type EmDims } from "../src/core/shapes.ts";
 import { EmAccumulate } from "../src/kernels/em_accumulate.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description), rng = new Rng(1);
+const { gpu, software } = await bench(), rng = new Rng(1);
 const pair = { kind: "pair", tied: true } as const;
 const cases: readonly EmDims[] = [
   { headDim: 128, heads: 1, tokens: 2 ** 20, stage: pair },

@@ -5,7 +5,7 @@ import { elements } from "../src/gpu/tensor.ts";
 import { EmAssign } from "../src/kernels/em_assign.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const pair: Stage = { kind: "pair", tied: true };
 /** A head of an 8B layer at a million tokens, all heads of a fable-28m layer, and sub-vector stages. */
 const cases: readonly EmDims[] = [

@@ -2,7 +2,7 @@ import { emReduceShapes } from "../src/core/shapes.ts";
 import { EmReduce } from "../src/kernels/em_reduce.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 for (
   const [heads, parts, width] of [[1, 1024, 128 * 128 + 4100], [4, 128, 128 * 64 + 4100], [4, 2048, 4096]] as const
 ) {

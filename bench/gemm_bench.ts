@@ -2,7 +2,7 @@ import { type GemmDims, type GemmForm, gemmShapes } from "../src/core/shapes.ts"
 import { Gemm } from "../src/kernels/gemm.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const batch = software ? 1 : 8, tokens = software ? 256 : 4096;
 /** A linear layer of the value encoder of fable-28m at 2 bits: forward, gradient of its input, of its weight. */
 const cases: readonly (readonly [string, GemmForm, GemmDims])[] = [

@@ -2,7 +2,7 @@ import { gumbelBitsShapes } from "../src/core/shapes.ts";
 import { GumbelBits } from "../src/kernels/gumbel_bits.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const dims = { layers: software ? 1 : 8, tokens: 4096, symbols: 256 }, shapes = gumbelBitsShapes(dims);
 using logits = gpu.alloc("logits", "f32", shapes.logits), bits = gpu.alloc("bits", "f32", shapes.bits);
 using words = gpu.alloc("words", "u32", shapes.words);

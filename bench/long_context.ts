@@ -15,7 +15,7 @@ import { deepen, generateAt, shaped8B } from "./_model.ts";
 
 const args = parseArgs(Deno.args, { string: ["layers", "prompt"] }),
   type = (args._[0] ?? "Q8_0") as "F16" | "Q8_0" | "Q4_0";
-const { gpu, ready } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, ready, software } = await bench();
 const context = software ? 1024 : 131_072, extra = 64;
 const shape = software ? { hidden: 256, ffn: 512, vocab: 1024, qHeads: 4, kvHeads: 1, layers: 2 } : {};
 /** 124 bits a vector of 128: one stage of pairs, and three of sub-vectors. */

@@ -2,7 +2,7 @@
 import { bench } from "./_harness.ts";
 import { type BenchModel, bundled, generateAt, matrixTraffic, medianRate, printRate, shaped8B } from "./_model.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 
 async function prefill(model: BenchModel, prompt: number, depths: number[], runs: number): Promise<void> {
   const { decoder, config: { layers, qHeads, headDim, hidden, vocab } } = model.engine;

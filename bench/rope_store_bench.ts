@@ -3,7 +3,7 @@ import { ropeStoreShapes } from "../src/core/shapes.ts";
 import { RopeStore } from "../src/kernels/rope_store.ts";
 import { bench, time } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const heads = { qHeads: 32, kvHeads: 8, headDim: 128 }, op = await RopeStore.create(gpu, heads);
 for (const tokens of software ? [1, 64] : [1, 512, 16384]) {
   const dims = { ...heads, tokens, capacity: tokens, tableRows: ropeTableRows(tokens) }, shapes = ropeStoreShapes(dims);

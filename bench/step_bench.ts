@@ -9,7 +9,7 @@ import { Tensor } from "../src/gpu/tensor.ts";
 import { bench } from "./_harness.ts";
 import { type BenchModel, bundled, deepen, shaped8B } from "./_model.ts";
 
-const { gpu, ready } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, ready, software } = await bench();
 
 /** Commands whose every dispatch is stamped. */
 class Stamped extends Commands {

@@ -11,7 +11,7 @@ import { type TrainOptions, trainStages } from "../src/codebook/train.ts";
 import type { Gpu } from "../src/gpu/gpu.ts";
 import { bench } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 
 /** An exact cache of correlated vectors, in half precision; a few thousand tokens again and again. */
 function cache(gpu: Gpu, kvHeads: number, headDim: number, tokens: number, owned: DisposableStack): Vectors {

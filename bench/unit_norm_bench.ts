@@ -2,7 +2,7 @@ import { unitNormShapes } from "../src/core/shapes.ts";
 import { UnitNorm } from "../src/kernels/unit_norm.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const batch = { layers: software ? 1 : 8, tokens: 4096 },
   features = 256,
   shapes = unitNormShapes({ ...batch, features });

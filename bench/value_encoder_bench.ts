@@ -4,7 +4,7 @@ import { ValueTrainer } from "../src/codebook/value_encoder_train.ts";
 import { Rng } from "../src/core/rng.ts";
 import { bench, time } from "./_harness.ts";
 
-const { gpu } = await bench(), software = /llvmpipe|swiftshader/i.test(gpu.description);
+const { gpu, software } = await bench();
 const layers = software ? 1 : 8, batch = software ? 128 : 4096, rows = software ? 512 : 16384, features = 256;
 const rng = new Rng(1), sample = Float32Array.from({ length: rows * features }, () => rng.normal());
 const values = Array.from({ length: layers }, (_, i) => gpu.upload(`values ${i}`, "f32", [rows, features], sample));

@@ -19,7 +19,7 @@ import {
 import { Args, UsageError } from "./args.ts";
 import { bundledModel } from "./generate.ts";
 import { formatSeconds, ProgressBar } from "./progress.ts";
-import { readFile, readTexts } from "./texts.ts";
+import { prepareFolder, readFile, readTexts } from "./texts.ts";
 
 const EVAL_HELP = `usage: commvq eval [OPTIONS]
 
@@ -166,6 +166,7 @@ export async function evaluateCommand(argv: string[]): Promise<void> {
   const model = args.string("model") ?? bundledModel(),
     options = await readOptions(args, model),
     out = args.string("out");
+  if (out !== undefined) await prepareFolder(out, "out");
   const bar = new ProgressBar(), interrupt = new AbortController();
   const onInterrupt = (): void => {
     Deno.removeSignalListener("SIGINT", onInterrupt); // a second one ends the process
@@ -198,7 +199,6 @@ export async function evaluateCommand(argv: string[]): Promise<void> {
 }
 
 async function writeReport(folder: string, evaluation: Evaluation): Promise<void> {
-  await Deno.mkdir(folder, { recursive: true });
   for (const [name, text] of Object.entries(reportFiles(evaluation))) {
     await Deno.writeTextFile(join(folder, name), text);
   }

@@ -17,6 +17,16 @@ export async function readFile(path: string, option: string): Promise<string> {
   }
 }
 
+/** Makes sure, before long work, that a folder is there to write its result to. `option` names it in errors. */
+export async function prepareFolder(folder: string, option: string): Promise<void> {
+  try {
+    await Deno.mkdir(folder, { recursive: true });
+    await Deno.remove(await Deno.makeTempFile({ dir: folder }));
+  } catch (error) {
+    throw new UsageError(`Cannot write --${option} to ${folder}: ${(error as Error).message}`);
+  }
+}
+
 /** Texts of files: `.jsonl` documents with a field `text`, or plain text; either may be gzipped. */
 export async function readTexts(paths: readonly string[]): Promise<string[]> {
   const texts: string[] = [];

@@ -1,4 +1,4 @@
-import { basename } from "@std/path";
+import { basename, dirname } from "@std/path";
 import {
   distortionChart,
   distortionTable,
@@ -10,7 +10,7 @@ import {
 import { Args, UsageError } from "./args.ts";
 import { bundledModel } from "./generate.ts";
 import { formatSeconds, ProgressBar } from "./progress.ts";
-import { readTexts } from "./texts.ts";
+import { prepareFolder, readTexts } from "./texts.ts";
 
 const TRAIN_HELP = `usage: commvq train --text F... --out C [OPTIONS]
 
@@ -73,6 +73,7 @@ export async function train(argv: string[]): Promise<void> {
   if (args.flag("tied") && args.string("metric") === "query") {
     throw new UsageError("Cannot use --metric query with --tied: ties do not outlast the way back from a metric");
   }
+  await prepareFolder(dirname(path), "out");
   const texts = await readTexts(paths), bits = Number(choice(args, "bits", ["1", "2"]) ?? 2) as 1 | 2;
   const bar = new ProgressBar(), interrupt = new AbortController();
   const onInterrupt = (): void => {

@@ -76,6 +76,9 @@ export function recordedDistortion({ record }: Codebook): RecordedDistortion {
   return JSON.parse(record.distortion ?? '{"keys":[],"values":[]}');
 }
 
+/** Trainings of the published network, of which the best is kept, unless told otherwise. */
+const VALUE_SEEDS = 3;
+
 /**
  * Trains every layer of a model from what `vectors` gives for it, and saves after each. Layers are independent and each
  * has its seed, so a resumed run ends with the same codebook as an undisturbed one. Throws `RangeError` where a partial
@@ -88,7 +91,10 @@ export async function trainCodebook(
   options: TrainCodebookOptions,
 ): Promise<Codebook> {
   const { keys, values, precision = "f16", path, seed = 1, iterations, assignment = "hard", beam, splits } = options;
-  const settings = { seed: `${seed}`, iterations: `${iterations ?? "default"}`, assignment, ...options.record };
+  const settings = {
+    ...{ seed: `${seed}`, iterations: `${iterations ?? "default"}`, assignment, ...options.record },
+    ...!isAdditive(values) && { valueSeeds: `${options.valueSeeds ?? VALUE_SEEDS}` },
+  };
   let codebook: Codebook = {
     ...{ model, keys, values, precision, layers: [], record: settings },
     ...beam !== undefined && { beam },
@@ -176,7 +182,7 @@ async function trainValues(
   options: TrainCodebookOptions & Pick<TrainOptions, "metric">,
   onProgress: (progress: TrainProgress) => void,
 ): Promise<{ values: LayerBook["values"]; nmse: number[] }> {
-  const { values: codec, seed, signal, valueSteps: steps, valueSeeds: seeds = 3 } = options;
+  const { values: codec, seed, signal, valueSteps: steps, valueSeeds: seeds = VALUE_SEEDS } = options;
   if (isAdditive(codec)) {
     const trained = await trainStages(gpu, model, vectors, codec, { ...options, onProgress });
     return { values: trained.stages, nmse: layerNmse(trained, "values") };

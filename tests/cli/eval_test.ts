@@ -96,6 +96,7 @@ Deno.test("eval refuses arguments that it cannot use, with status 2", async () =
       [["--tasks", "passkey@300", "--count", "0"], "--count 0"],
       [["--tasks", "passkey@300", "--depths", "0,1.5"], "--depths 0,1.5: they must be numbers from 0 to 1"],
       [["--window", "0"], "--window 0"],
+      [["--out", "/proc/nope"], "Cannot write --out to /proc/nope"],
     ] as const
   ) {
     const { code, stdout, stderr } = await run(...args);

@@ -98,6 +98,13 @@ Deno.test("trainCodebook()", async (t) => {
     });
     assert(!isAdditive(trained.values));
     assertEquals(await readCodebook(`${folder}/encoder`), trained);
+    await Deno.copyFile(`${folder}/encoder`, `${folder}/encoder.partial`);
+    const resume = { ...options, values, path: `${folder}/encoder`, valueSteps: 3, resume: true };
+    await assertRejects(
+      () => trainCodebook(gpu, two, vectors, { ...resume, valueSeeds: 2 }),
+      RangeError,
+      "its valueSeeds must be 2: it is 3",
+    );
     const { values: host } = await vectors(0), width = 80, offset = 40; // as calibration has them: among queries and keys
     const wide = (rows: Float32Array) => {
       const data = new Float32Array(rows.length / 32 * width).fill(7);
