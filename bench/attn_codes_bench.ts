@@ -46,7 +46,7 @@ for (const tokens of CONTEXTS) {
     using keys = stream(codec, tokens, 0.5), values = stream(codec, tokens, 0.5);
     const chosen = chooseAttnCodes(dims, gpu);
     const { values: decode } = chooseAttnCodes({ ...dims, values: CODECS["p+s8+s16+s32"]! }, gpu);
-    const commuted = { ...chosen.keys, words: "words_f32", heads: 1, isCommuted: true, stageSlices: 1 } as const;
+    const commuted = { ...chosen.keys, words: "words_f32", heads: 1, isCommuted: true } as const;
     const variants = {
       chosen,
       ...("mass" in chosen.values ? { "values decoded": { ...chosen, values: decode } } : {}),

@@ -1,4 +1,4 @@
-/** Values of pair stages weighed as mass of words: workgroups, and slices of the scores. */
+/** Values of pair stages weighed as mass of words: workgroups. */
 import { pairStages } from "../src/core/codec.ts";
 import { attnCodesMassShapes, codeScoresShape } from "../src/core/shapes.ts";
 import { AttnCodesMass, chooseAttnCodesMass } from "../src/kernels/attn_codes_mass.ts";
@@ -12,24 +12,21 @@ for (const count of [11, 21]) {
     chosen = chooseAttnCodesMass(dims, gpu);
   if (!chosen) continue;
   using values = stream(codec, LONGEST);
-  for (const slices of [1, 4]) {
-    const shape = codeScoresShape({ ...HEADS, slices, heads: chosen.heads, capacity: LONGEST });
-    using scores = random(gpu, "scores", "f32", shape);
-    for (const workgroups of software ? [8] : [256, 512, 1024, 2048]) {
-      const op = await AttnCodesMass.create(gpu, dims, slices, { ...chosen, workgroups }), splits = op.splits(LONGEST);
-      const all = { ...dims, heads: chosen.heads, slices, capacity: LONGEST, splits, codeBlocks: 0 };
-      const shapes = attnCodesMassShapes(all);
-      using mass = gpu.alloc("mass", "f32", shapes.mass), massMd = gpu.alloc("mass_md", "f32", shapes.massMd);
-      const timing = await time(
-        `mass ${count} pair heads=${chosen.heads} scores=${slices} wgs=${workgroups}`,
-        values.bytes + scores.byteLength + mass.byteLength,
-        (commands, i) => {
-          const copy = values.copies[i % values.copies.length]!;
-          op.encode(commands, { scores, mass, massMd, ...copy }, { tokens: LONGEST });
-        },
-        { repetitions },
-      );
-      perToken(timing, LONGEST);
-    }
+  const shape = codeScoresShape({ ...HEADS, heads: chosen.heads, capacity: LONGEST });
+  using scores = random(gpu, "scores", "f32", shape);
+  for (const workgroups of software ? [8] : [256, 512, 1024, 2048]) {
+    const op = await AttnCodesMass.create(gpu, dims, { ...chosen, workgroups }), splits = op.splits(LONGEST);
+    const shapes = attnCodesMassShapes({ ...dims, heads: chosen.heads, capacity: LONGEST, splits, codeBlocks: 0 });
+    using mass = gpu.alloc("mass", "f32", shapes.mass), massMd = gpu.alloc("mass_md", "f32", shapes.massMd);
+    const timing = await time(
+      `mass ${count} pair heads=${chosen.heads} wgs=${workgroups}`,
+      values.bytes + scores.byteLength + mass.byteLength,
+      (commands, i) => {
+        const copy = values.copies[i % values.copies.length]!;
+        op.encode(commands, { scores, mass, massMd, ...copy }, { tokens: LONGEST });
+      },
+      { repetitions },
+    );
+    perToken(timing, LONGEST);
   }
 }

@@ -14,27 +14,22 @@ using q = queries(gpu);
 for (const [name, codec] of Object.entries(CODECS)) {
   const dims = { ...HEADS, codec }, chosen = chooseAttnCodesScores(dims, gpu);
   using keys = stream(codec, LONGEST);
-  const laid = (tokenLanes: number, stageSlices: number): Partial<AttnCodesScoresVariant> => ({
-    tokenLanes,
-    columnSlices: Math.ceil(HEADS.headDim / 8 / tokenLanes),
-    stageSlices,
-  });
   const changes: Partial<AttnCodesScoresVariant>[] = software ? [{}] : [
     {},
     ...(["words_f16", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),
-    ...[laid(8, 1), laid(8, 2), laid(16, 1), laid(16, 2), laid(16, 4)],
+    { tokenLanes: 32 },
     ...[256, 1024].map((lanes) => ({ lanes })),
     ...[64, 256, 512, 1024].map((workgroups) => ({ workgroups })),
     { lanes: 256, workgroups: 256 },
   ];
   for (const change of changes) {
     const variant = { ...chosen, ...change },
-      { words, tokenLanes, columnSlices, stageSlices, lanes, workgroups } = variant;
+      { words, tokenLanes, lanes, workgroups } = variant;
     const op = await AttnCodesScores.create(gpu, dims, { variant });
-    const shape = codeScoresShape({ ...HEADS, slices: op.slices, heads: variant.heads, capacity: LONGEST });
+    const shape = codeScoresShape({ ...HEADS, heads: variant.heads, capacity: LONGEST });
     using scores = gpu.alloc("scores", "f32", shape);
     const timing = await time(
-      `scores ${name} ${words} token=${tokenLanes} slices=${columnSlices}x${stageSlices} lanes=${lanes} wgs=${workgroups}`,
+      `scores ${name} ${words} token=${tokenLanes} lanes=${lanes} wgs=${workgroups}`,
       keys.bytes + scores.byteLength,
       (commands, i) => {
         const { codes, scales } = keys.copies[i % keys.copies.length]!;

@@ -10,36 +10,30 @@ const { qHeads, headDim } = HEADS;
 for (const [name, codec] of Object.entries(CODECS)) {
   const dims = { ...HEADS, codec }, chosen = chooseAttnCodesValues(dims, gpu);
   using values = stream(codec, LONGEST);
-  const laid = (tokenLanes: number): Partial<TableLayout> => ({
-    tokenLanes,
-    columnSlices: Math.ceil(headDim / 8 / tokenLanes),
-  });
   const changes: Partial<TableLayout>[] = software ? [{}] : [
     {},
     ...(["words_f16", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),
-    ...[laid(8), laid(16)],
+    { tokenLanes: 32 },
     ...[256, 1024].map((lanes) => ({ lanes })),
     ...[64, 256, 512, 1024].map((workgroups) => ({ workgroups })),
     { lanes: 256, workgroups: 256 },
   ];
-  for (const slices of software ? [1] : [1, 2]) {
-    const shape = codeScoresShape({ ...HEADS, slices, heads: chosen.heads, capacity: LONGEST });
-    using scores = random(gpu, "scores", "f32", shape);
-    for (const change of slices === 1 ? changes : [{}]) {
-      const variant = { ...chosen, ...change }, { words, tokenLanes, columnSlices, lanes, workgroups } = variant;
-      const op = await AttnCodesValues.create(gpu, dims, slices, { variant }), states = op.states(LONGEST);
-      using partialO = gpu.alloc("partial_o", "f32", [states, qHeads, headDim]);
-      using partialMd = gpu.alloc("partial_md", "f32", [states, qHeads, 2]);
-      const timing = await time(
-        `values ${name} ${words} token=${tokenLanes} slices=${columnSlices} scores=${slices} lanes=${lanes} wgs=${workgroups}`,
-        values.bytes + scores.byteLength,
-        (commands, i) => {
-          const { codes, scales } = values.copies[i % values.copies.length]!, { table, quads } = values;
-          op.encode(commands, { scores, codes, scales, table, quads, partialO, partialMd }, { tokens: LONGEST });
-        },
-        { repetitions },
-      );
-      perToken(timing, LONGEST);
-    }
+  const shape = codeScoresShape({ ...HEADS, heads: chosen.heads, capacity: LONGEST });
+  using scores = random(gpu, "scores", "f32", shape);
+  for (const change of changes) {
+    const variant = { ...chosen, ...change }, { words, tokenLanes, lanes, workgroups } = variant;
+    const op = await AttnCodesValues.create(gpu, dims, { variant }), states = op.states(LONGEST);
+    using partialO = gpu.alloc("partial_o", "f32", [states, qHeads, headDim]);
+    using partialMd = gpu.alloc("partial_md", "f32", [states, qHeads, 2]);
+    const timing = await time(
+      `values ${name} ${words} token=${tokenLanes} lanes=${lanes} wgs=${workgroups}`,
+      values.bytes + scores.byteLength,
+      (commands, i) => {
+        const { codes, scales } = values.copies[i % values.copies.length]!, { table, quads } = values;
+        op.encode(commands, { scores, codes, scales, table, quads, partialO, partialMd }, { tokens: LONGEST });
+      },
+      { repetitions },
+    );
+    perToken(timing, LONGEST);
   }
 }

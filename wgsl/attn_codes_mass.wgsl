@@ -3,7 +3,7 @@
 //
 //   mass[l][word]  = sum_t exp(s[t] - m) scale[t] [code_l[t] = word],   m = max_t s[t], d = sum_t exp(s[t] - m)
 //
-//   scores      Heads  [SLICES][K][CHUNKS][capacity]   see attn_codes_scores; slices add up
+//   scores      Heads  [K][CHUNKS][capacity]           see attn_codes_scores
 //   codes       u32    [blocks][K][bits]               src/core/pack.ts
 //   scales      f16    [T]                             packed in pairs
 //   mass        f32    [I][K][CHUNKS][LOOKUPS][64][HEADS]   lookup 2s is u of stage s, 2s + 1 is v
@@ -16,7 +16,6 @@
 #import softmax_weights
 
 const WG: u32 = 128u;     // @param lanes per workgroup, a power of two
-const SLICES: u32 = 1u;   // @param slices of the scores
 const CHUNKS: u32 = 1u;   // @param chunks of query heads
 const LOOKUPS: u32 = 22u; // @param two a stage
 const BITS: u32 = 132u;   // @param bits of a token and head
@@ -66,8 +65,7 @@ fn main(
     let begin = wg.x * span;
     let end = min(begin + span, params.tokens);
     let scored = wg.y * params.capacity;
-    let stride = grid.y * params.capacity;
-    let m = scores_max(scored, stride, begin, end, lane);
+    let m = scores_max(scored, begin, end, lane);
 
     let column = min(lane, COLUMNS - 1u);
     let place = column_place(column);
@@ -80,7 +78,7 @@ fn main(
         for (var i = lane; i < TILE; i += WG) {
             var w = Heads();
             if tile + i < end {
-                w = exp(score_at(scored + tile + i, stride) - m);
+                w = exp(scores[scored + tile + i] - m);
                 d += w;
                 w *= scale_at(tile + i);
             }

@@ -11,10 +11,9 @@
 //   scales      f16    [T]                  packed in pairs
 //   rope_table  vec2f  [256 + context/256][P]
 //   positions   u32    [K][T]               of a stream that is no run
-//   scores      Heads  [slices][K][CHUNKS][capacity]
+//   scores      Heads  [K][CHUNKS][capacity]
 //
-// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads, z a slice of the table, made to stay
-// in a processor's cache: columns first, then stages. Scores of slices add up. TOKEN_LANES lanes take eight tokens of a
+// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads. TOKEN_LANES lanes take eight tokens of a
 // head, four pairs of a row (16 bytes) each. COMMUTED takes the tables of q_table, one a query head, with HEADS = 1.
 #import heads_4       // @param HEADS_PART heads_1, heads_2 or heads_4
 #import words_half    // @param WORDS words_half, words_f16 or words_f32
@@ -24,9 +23,7 @@
 #import fold
 
 const WG: u32 = 64u;            // @param lanes per workgroup
-const TOKEN_LANES: u32 = 16u;   // @param lanes per token, a power of two from 8: quads of a slice
-const COLUMN_SLICES: u32 = 1u;  // @param slices of a row
-const STAGE_SLICES: u32 = 1u;   // @param slices of the stages
+const TOKEN_LANES: u32 = 16u;   // @param lanes per token, a power of two from 8: at least QUADS
 const HEAD_DIM: u32 = 128u;     // @param channels per head, a multiple of 8
 const GROUP: u32 = 4u;          // @param query heads per key/value head
 const CHUNKS: u32 = 1u;         // @param chunks of HEADS of them
@@ -95,13 +92,8 @@ fn main(
     let head = wg.y / CHUNKS;
     let chunk = wg.y % CHUNKS;
 
-    // The slice: the lane's quad, which may lie past the row's end, and the stages.
-    let slice_quad = (wg.z % COLUMN_SLICES) * TOKEN_LANES + own;
-    let held = f32(slice_quad < QUADS);
-    let quad = min(slice_quad, QUADS - 1u);
-    let stage_slice = wg.z / COLUMN_SLICES;
-    let stage = stage_slice * STAGES / STAGE_SLICES;
-    let stage_end = (stage_slice + 1u) * STAGES / STAGE_SLICES;
+    let held = f32(own < QUADS); // the last lanes may lie past the row's end
+    let quad = min(own, QUADS - 1u);
     var row = head * ROWS;
     if COMMUTED { row = wg.y * ROWS; }
 
@@ -118,12 +110,12 @@ fn main(
     let span = (octets + grid.x * GROUPS - 1u) / (grid.x * GROUPS) * GROUPS;
     let begin = wg.x * span;
     let end = min(begin + span, octets);
-    let out = (wg.z * grid.y + wg.y) * params.capacity;
+    let out = wg.y * params.capacity;
     for (var n = begin; n < end; n += GROUPS) {
         let octet = min(n + group, octets - 1u);
         let token = params.first + 8u * octet;
         let block = ((token >> 5u) * (grid.y / CHUNKS) + head) * BITS;
-        let x = octet_decode(block, (token >> 3u) & 3u, row, quad, stage, stage_end);
+        let x = octet_decode(block, (token >> 3u) & 3u, row, quad, 0u, STAGES);
 
         var part: Eight;
         var turn = turn_at(token_position(head, token), quad);

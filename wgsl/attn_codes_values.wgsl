@@ -4,7 +4,7 @@
 //   partial_md    = (m, d): m = max_t s[t], d = sum_t exp(s[t] - m), over the split's tokens
 //   partial_o     = sum_t exp(s[t] - m) * value[t]
 //
-//   scores      Heads  [SLICES][K][CHUNKS][capacity]   see attn_codes_scores; slices add up
+//   scores      Heads  [K][CHUNKS][capacity]           see attn_codes_scores
 //   table       u32    [K][ROWS][P]                    complex numbers in half precision
 //   codes       u32    [blocks][K][bits]               src/core/pack.ts
 //   quads       u32    [S][P/4][2]                     parts/octet.wgsl
@@ -12,7 +12,7 @@
 //   partial_o   f32    [states][Q][HEAD_DIM]           from state `state` on, one a split
 //   partial_md  vec2f  [states][Q]
 //
-// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads, z a slice of the columns. A workgroup
+// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads. A workgroup
 // finds its split's largest scores, then turns two tokens a lane into weights at a time; TOKEN_LANES lanes decode eight
 // tokens, four pairs of a row each, and add them up for all heads of the chunk. A split without tokens has
 // m = F32_LOWEST, d = 0, o = 0.
@@ -24,8 +24,7 @@
 #import quad_sums
 
 const WG: u32 = 64u;           // @param lanes per workgroup
-const TOKEN_LANES: u32 = 16u;  // @param lanes per token, a power of two from 8: quads of a slice
-const SLICES: u32 = 1u;        // @param slices of the scores
+const TOKEN_LANES: u32 = 16u;  // @param lanes per token, a power of two from 8: at least QUADS
 const HEAD_DIM: u32 = 128u;    // @param channels per head, a multiple of 8
 const GROUP: u32 = 4u;         // @param query heads per key/value head
 const CHUNKS: u32 = 1u;        // @param chunks of HEADS of them
@@ -63,15 +62,14 @@ fn main(
     let group = lane / TOKEN_LANES;
     let head = wg.y / CHUNKS;
     let chunk = wg.y % CHUNKS;
-    let slice_quad = wg.z * TOKEN_LANES + lane % TOKEN_LANES; // may lie past the row's end
-    let quad = min(slice_quad, QUADS - 1u);
+    let own = lane % TOKEN_LANES; // may lie past the row's end
+    let quad = min(own, QUADS - 1u);
 
     let span = (params.tokens + grid.x * STEP - 1u) / (grid.x * STEP) * STEP;
     let begin = wg.x * span;
     let end = min(begin + span, params.tokens);
     let scored = wg.y * params.capacity;
-    let stride = grid.y * params.capacity;
-    let m = scores_max(scored, stride, begin, end, lane);
+    let m = scores_max(scored, begin, end, lane);
 
     var d = Heads();
     var o = sums_none();
@@ -80,7 +78,7 @@ fn main(
         for (var i = lane; i < TILE; i += WG) {
             var w = Heads();
             if tile + i < end {
-                w = exp(score_at(scored + tile + i, stride) - m);
+                w = exp(scores[scored + tile + i] - m);
                 d += w;
                 w *= scale_at(tile + i);
             }
@@ -104,8 +102,8 @@ fn main(
 
     let heads = GROUP - min(chunk * HEADS, GROUP);
     let out = ((params.state + wg.x) * grid.y / CHUNKS + head) * GROUP + chunk * HEADS;
-    sums_store(o, out, heads, quad, slice_quad < QUADS, lane);
+    sums_store(o, out, heads, quad, own < QUADS, lane);
     let d_all = workgroup_sum4(heads_all(d), lane);
     let m_all = heads_all(m);
-    if wg.z == 0u && lane < min(HEADS, heads) { partial_md[out + lane] = vec2f(m_all[lane], d_all[lane]); }
+    if lane < min(HEADS, heads) { partial_md[out + lane] = vec2f(m_all[lane], d_all[lane]); }
 }

@@ -509,26 +509,22 @@ export function qTableShapes(
   return { q: [qHeads, headDim], table: [kvHeads, rows, headDim / 2], out: [qHeads, rows, headDim / 2, 2] };
 }
 
-/**
- * Scores of `capacity` tokens: of every slice of the table, for chunks of `heads` query heads of each key/value head.
- */
+/** Scores of `capacity` tokens for chunks of `heads` query heads of each key/value head. */
 export function codeScoresShape(
   dims: {
     readonly qHeads: number;
     readonly kvHeads: number;
-    readonly slices: number;
     readonly heads: number;
     readonly capacity: number;
   },
 ): Shape {
-  const { qHeads, kvHeads, slices, heads, capacity } = dims;
-  return [slices, kvHeads, Math.ceil(qHeads / kvHeads / heads), capacity, heads];
+  const { qHeads, kvHeads, heads, capacity } = dims;
+  return [kvHeads, Math.ceil(qHeads / kvHeads / heads), capacity, heads];
 }
 
 /** Axes of `attn_codes_scores` and `attn_codes_values`, and of what passes between them. */
 export interface CodeScoresDims extends CodeDims {
   readonly qHeads: number;
-  readonly slices: number;
   readonly heads: number;
   readonly capacity: number;
 }
@@ -577,12 +573,12 @@ export function attnCodesMassShapes(
 
 /** Tensors of `attn_codes_words`. */
 export function attnCodesWordsShapes(
-  dims: Omit<CodeScoresDims, "codeBlocks" | "slices" | "capacity"> & {
+  dims: Omit<CodeScoresDims, "codeBlocks" | "capacity"> & {
     readonly splits: number;
     readonly states: number;
   },
 ): Record<"mass" | "massMd" | "table" | "partialO" | "partialMd", Shape> {
-  const { qHeads, codec: { headDim }, states } = dims, all = { ...dims, codeBlocks: 0, slices: 1, capacity: 0 };
+  const { qHeads, codec: { headDim }, states } = dims, all = { ...dims, codeBlocks: 0, capacity: 0 };
   const { mass, massMd } = attnCodesMassShapes(all), { table } = codeShapes(all);
   return { mass, massMd, table, partialO: [states, qHeads, headDim], partialMd: [states, qHeads, 2] };
 }

@@ -95,20 +95,20 @@ export class AttnCodes implements Disposable {
     qTable: QTable | undefined,
   ) {
     using owned = new DisposableStack();
-    const { qHeads, kvHeads, keys } = dims, { slices, variant: { heads } } = scores, of = { qHeads, kvHeads, heads };
+    const { qHeads, kvHeads, keys } = dims, { variant: { heads } } = scores, of = { qHeads, kvHeads, heads };
     const quads = (label: string, codec: CodecShape): Tensor =>
       owned.use(gpu.upload(label, "u32", [codec.stages.length, codec.headDim / 8, 2], codeQuads(codec)));
     this.#keyQuads = quads("key quads", keys);
     this.#valueQuads = quads("value quads", dims.values);
-    const most = SCORES_BYTES / 4 / elements(codeScoresShape({ ...of, slices, capacity: 1 }));
+    const most = SCORES_BYTES / 4 / elements(codeScoresShape({ ...of, capacity: 1 }));
     const round = Math.min(Math.ceil(capacity / BLOCK), Math.max(1, Math.floor(most / BLOCK))) * BLOCK;
-    this.#scores = owned.use(gpu.alloc("scores", "f32", codeScoresShape({ ...of, slices, capacity: round })));
+    this.#scores = owned.use(gpu.alloc("scores", "f32", codeScoresShape({ ...of, capacity: round })));
     if (qTable) {
       const out = owned.use(gpu.alloc("queries times words", "f32", qTableShapes({ ...of, codec: keys }).out));
       this.#qTable = { op: qTable, out };
     }
     if ("mass" in values) {
-      const splits = values.mass.splits(round), all = { ...of, codec: dims.values, splits, slices, capacity: round };
+      const splits = values.mass.splits(round), all = { ...of, codec: dims.values, splits, capacity: round };
       const { mass, massMd } = attnCodesMassShapes({ ...all, codeBlocks: 0 });
       const masses = owned.use(gpu.alloc("mass of words", "f32", mass));
       this.#values = { ...values, masses, massMd: owned.use(gpu.alloc("mass maxima and sums", "f32", massMd)) };
@@ -130,12 +130,12 @@ export class AttnCodes implements Disposable {
   ): Promise<AttnCodes> {
     const { variant = chooseAttnCodes(dims, gpu), isRun } = options, { qHeads, kvHeads } = dims;
     const keys = { qHeads, kvHeads, codec: dims.keys }, values = { qHeads, kvHeads, codec: dims.values };
-    const scores = await AttnCodesScores.create(gpu, keys, { variant: variant.keys, isRun }), { slices } = scores;
+    const scores = await AttnCodesScores.create(gpu, keys, { variant: variant.keys, isRun });
     const qTable = variant.keys.isCommuted ? await QTable.create(gpu, keys) : undefined;
     const sum = "decode" in variant.values
-      ? { decode: await AttnCodesValues.create(gpu, values, slices, { variant: variant.values.decode }) }
+      ? { decode: await AttnCodesValues.create(gpu, values, { variant: variant.values.decode }) }
       : {
-        mass: await AttnCodesMass.create(gpu, values, slices, variant.values.mass),
+        mass: await AttnCodesMass.create(gpu, values, variant.values.mass),
         words: await AttnCodesWords.create(gpu, values, variant.values.mass.heads),
       };
     return new AttnCodes(gpu, dims, capacity, scores, sum, qTable);
@@ -192,7 +192,7 @@ export class AttnCodes implements Disposable {
 
   /** Tokens of each round. */
   *#rounds(tokens: number): Generator<number> {
-    const most = this.#scores.shape[3]!;
+    const most = this.#scores.shape[2]!;
     for (let first = 0; first < tokens; first += most) yield Math.min(most, tokens - first);
   }
 

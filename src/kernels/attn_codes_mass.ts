@@ -63,18 +63,15 @@ export class AttnCodesMass {
     readonly variant: AttnCodesMassVariant,
   ) {}
 
-  /** `slices` of the scores add up. */
   static async create(
     gpu: Gpu,
     dims: CodesDims,
-    slices: number,
     variant: AttnCodesMassVariant,
   ): Promise<AttnCodesMass> {
     const { BITS, STAGES } = codeConstants(dims.codec), { heads } = variant;
     const kernel = await Kernel.create(gpu, attn_codes_mass, {
       HEADS_PART: `heads_${heads}`,
       WG: attnCodesMassLanes(dims, variant),
-      SLICES: slices,
       CHUNKS: headChunks(dims, heads) / dims.kvHeads,
       LOOKUPS: 2 * STAGES,
       BITS,
@@ -93,8 +90,8 @@ export class AttnCodesMass {
     { first = 0, tokens }: { first?: number; tokens: number },
   ): void {
     const { dims, variant: { heads } } = this, codeBlocks = io.codes.shape[0]!;
-    const [slices = 0, , , capacity = 0] = io.scores.shape, splits = io.mass.shape[0]!;
-    const all = { ...dims, codeBlocks, slices, heads, capacity, splits };
+    const capacity = io.scores.shape[2]!, splits = io.mass.shape[0]!;
+    const all = { ...dims, codeBlocks, heads, capacity, splits };
     expectShapes("weigh words", io, attnCodesMassShapes(all) satisfies Shapes<typeof attn_codes_mass>);
     expectTokens("weigh", { first, tokens, codeBlocks, capacity });
     this.kernel.encode(commands, io, { first, tokens, capacity }, [this.splits(tokens), headChunks(dims, heads)]);

@@ -19,8 +19,6 @@ import {
 
 /** How the keys' table is cut and laid over lanes. */
 export interface AttnCodesScoresVariant extends TableLayout {
-  /** Slices of the stages. */
-  readonly stageSlices: number;
   /** Looks up a `q_table` of `words_f32` instead of words, by 1 head: the paper's commuted form. */
   readonly isCommuted: boolean;
 }
@@ -28,7 +26,7 @@ export interface AttnCodesScoresVariant extends TableLayout {
 /** Picks the variant: words decoded once for all query heads, summed in half precision where the device has it. Pure. */
 export function chooseAttnCodesScores(dims: CodesDims, device: CodesDevice): AttnCodesScoresVariant {
   const layout = chooseTableLayout(dims, device, device.subgroups ? 4 : 32);
-  return { ...layout, stageSlices: 1, isCommuted: false };
+  return { ...layout, isCommuted: false };
 }
 
 /** Tokens of the stream that are scored. */
@@ -59,16 +57,9 @@ export class AttnCodesScores {
       ...codeConstants(dims.codec),
       ...layoutConstants(dims, variant),
       POSITIONS: isRun ? "positions_run" : "positions_list",
-      COLUMN_SLICES: variant.columnSlices,
-      STAGE_SLICES: variant.stageSlices,
       COMMUTED: variant.isCommuted,
     });
     return new AttnCodesScores(kernel, dims, variant);
-  }
-
-  /** Slices whose scores add up. */
-  get slices(): number {
-    return this.variant.columnSlices * this.variant.stageSlices;
   }
 
   encode(
@@ -76,22 +67,18 @@ export class AttnCodesScores {
     io: Omit<Buffers<typeof attn_codes_scores>, "positions"> & { readonly positions?: Tensor },
     { first = 0, tokens, base = 0 }: AttnCodesScoresParams,
   ): void {
-    const { dims, variant: { heads, lanes, tokenLanes, workgroups, isCommuted }, slices } = this;
-    const codeBlocks = io.codes.shape[0]!, capacity = io.scores.shape[3]!, tableRows = io.ropeTable.shape[0]!;
+    const { dims, variant: { heads, lanes, tokenLanes, workgroups, isCommuted } } = this;
+    const codeBlocks = io.codes.shape[0]!, capacity = io.scores.shape[2]!, tableRows = io.ropeTable.shape[0]!;
     const stream = io.positions?.shape[1], rows = headChunks(dims, heads);
-    const all = { ...dims, codeBlocks, slices, heads, capacity, tableRows, stream, isCommuted };
+    const all = { ...dims, codeBlocks, heads, capacity, tableRows, stream, isCommuted };
     expectShapes("score codes", { ...io }, { ...attnCodesScoresShapes(all) });
     expectTokens("score", { first, tokens, codeBlocks, capacity });
     if (stream === undefined && ropeTableRows(base + first + tokens) > tableRows) {
       throw new RangeError(`Cannot rotate to position ${base + first + tokens - 1} as the rope table ends before it`);
     }
     if (tokens === 0) return;
-    const splits = splitsOf(workgroups, rows * slices, tokens / 8 / (lanes / tokenLanes));
+    const splits = splitsOf(workgroups, rows, tokens / 8 / (lanes / tokenLanes));
     const buffers = { ...io, positions: io.positions ?? io.scales };
-    this.kernel.encode(commands, buffers, { base, first, tokens, capacity, stream: stream ?? 0 }, [
-      splits,
-      rows,
-      slices,
-    ]);
+    this.kernel.encode(commands, buffers, { base, first, tokens, capacity, stream: stream ?? 0 }, [splits, rows]);
   }
 }

@@ -37,29 +37,27 @@ export class AttnCodesValues {
     readonly variant: TableLayout,
   ) {}
 
-  /** `slices` of the scores add up. */
   static async create(
     gpu: Gpu,
     dims: CodesDims,
-    slices: number,
     options: { variant?: TableLayout } = {},
   ): Promise<AttnCodesValues> {
     const { variant = chooseAttnCodesValues(dims, gpu) } = options;
-    const constants = { ...codeConstants(dims.codec), ...layoutConstants(dims, variant), SLICES: slices };
+    const constants = { ...codeConstants(dims.codec), ...layoutConstants(dims, variant) };
     return new AttnCodesValues(await Kernel.create(gpu, attn_codes_values, constants), dims, variant);
   }
 
   /** Partial states that `tokens` are split into. */
   states(tokens: number): number {
-    const { heads, lanes, tokenLanes, columnSlices, workgroups } = this.variant;
-    return splitsOf(workgroups, headChunks(this.dims, heads) * columnSlices, tokens / 8 / (lanes / tokenLanes));
+    const { heads, lanes, tokenLanes, workgroups } = this.variant;
+    return splitsOf(workgroups, headChunks(this.dims, heads), tokens / 8 / (lanes / tokenLanes));
   }
 
   /** Writes the partial states `state` and on, and returns how many. */
   encode(commands: Commands, io: Buffers<typeof attn_codes_values>, params: AttnCodesValuesParams): number {
-    const { dims, variant: { heads, columnSlices } } = this, { first = 0, tokens, state = 0 } = params;
-    const codeBlocks = io.codes.shape[0]!, [slices = 0, , , capacity = 0] = io.scores.shape;
-    const states = io.partialO.shape[0]!, all = { ...dims, codeBlocks, slices, heads, capacity, states };
+    const { dims, variant: { heads } } = this, { first = 0, tokens, state = 0 } = params;
+    const codeBlocks = io.codes.shape[0]!, capacity = io.scores.shape[2]!;
+    const states = io.partialO.shape[0]!, all = { ...dims, codeBlocks, heads, capacity, states };
     expectShapes("weigh values", io, attnCodesValuesShapes(all) satisfies Shapes<typeof attn_codes_values>);
     expectTokens("weigh", { first, tokens, codeBlocks, capacity });
     const splits = this.states(tokens);
@@ -68,8 +66,7 @@ export class AttnCodesValues {
         `Cannot write partial states ${state} to ${state + splits - 1} as there is room for ${states}`,
       );
     }
-    const grid = [splits, headChunks(dims, heads), columnSlices] as const;
-    this.kernel.encode(commands, io, { first, tokens, capacity, state }, grid);
+    this.kernel.encode(commands, io, { first, tokens, capacity, state }, [splits, headChunks(dims, heads)]);
     return splits;
   }
 }

@@ -68,10 +68,8 @@ export interface TableLayout {
   readonly heads: ChunkHeads;
   /** Lanes per workgroup. */
   readonly lanes: number;
-  /** Lanes per token, a power of two from 8. */
+  /** Lanes per token, a power of two from 8: at least the quads of a row. */
   readonly tokenLanes: number;
-  /** Slices of a row, each for workgroups of its own. */
-  readonly columnSlices: number;
   readonly words: WordsPart;
   /** Workgroups to aim at. */
   readonly workgroups: number;
@@ -102,8 +100,8 @@ export function chooseTableLayout(
         `${4 * tokenLanes * heads * laneBytes} are needed`,
     );
   }
-  const columnSlices = Math.ceil(quads / tokenLanes), words = f16 ? "words_f16" : "words_half";
-  return { heads, lanes, tokenLanes, columnSlices, words, workgroups: WORKGROUPS };
+  const words = f16 ? "words_f16" : "words_half";
+  return { heads, lanes, tokenLanes, words, workgroups: WORKGROUPS };
 }
 
 /** Constants of a layout. */

@@ -14,24 +14,24 @@ Deno.test("attn_codes_mass", (t) =>
         `is as accurate as f32 with ${qHeads} heads, ${stages} stages, skewed codes: ${isSkewed}`,
         async () => {
           const dims = { qHeads, kvHeads: 1, codec: pairs(64, stages) }, variant = chooseAttnCodesMass(dims, gpu)!;
-          const tokens = 531, capacity = 536, slices = 2, { heads } = variant, chunks = Math.ceil(qHeads / heads);
-          const op = await AttnCodesMass.create(gpu, dims, slices, { ...variant, workgroups: 3 * chunks });
+          const tokens = 531, capacity = 536, { heads } = variant, chunks = Math.ceil(qHeads / heads);
+          const op = await AttnCodesMass.create(gpu, dims, { ...variant, workgroups: 3 * chunks });
           const splits = op.splits(tokens), sample = packedSample(dims.codec, 1, tokens, 2, { isSkewed });
           assertEquals(splits, 3);
-          const shapes = attnCodesMassShapes({ ...dims, heads, slices, capacity, splits, codeBlocks: 17 });
-          const parts = normals(new Rng(8), slices * chunks * capacity * heads, 0.1);
-          using scores = gpu.upload("scores", "f32", codeScoresShape({ ...dims, slices, heads, capacity }), parts);
+          const shapes = attnCodesMassShapes({ ...dims, heads, capacity, splits, codeBlocks: 17 });
+          const all = normals(new Rng(8), chunks * capacity * heads, 0.15);
+          using scores = gpu.upload("scores", "f32", codeScoresShape({ ...dims, heads, capacity }), all);
           using mass = poisoned(gpu, "mass", shapes.mass), massMd = poisoned(gpu, "mass_md", shapes.massMd);
           const { codes, scales } = uploadPacked(gpu, sample), commands = gpu.commands();
           op.encode(commands, { scores, codes, scales, mass, massMd }, { tokens });
           commands.submit();
           const got = await gpu.readF32(mass), md = await gpu.readF32(massMd), size = 128 * stages;
-          const summed = Float32Array.from({ length: qHeads * tokens }, (_, i) => {
-            const h = Math.floor(i / tokens), at = (Math.floor(h / heads) * capacity + i % tokens) * heads + h % heads;
-            return parts[at]! + parts[chunks * capacity * heads + at]!;
+          const scored = Float32Array.from({ length: qHeads * tokens }, (_, i) => {
+            const h = Math.floor(i / tokens);
+            return all[(Math.floor(h / heads) * capacity + i % tokens) * heads + h % heads]!;
           });
-          const want = attnCodesMassRef(summed, sample, qHeads),
-            naive = attnCodesMassRef(summed, sample, qHeads, Math.fround);
+          const want = attnCodesMassRef(scored, sample, qHeads),
+            naive = attnCodesMassRef(scored, sample, qHeads, Math.fround);
           const folded = new Float64Array(qHeads * size), sums = new Float64Array(qHeads);
           for (let h = 0; h < qHeads; h++) {
             for (let i = 0; i < splits; i++) { // [I][K][chunks][lookups][64][heads]

@@ -113,24 +113,17 @@ async function run(gpu: Gpu, it: Case, sample: Sample, variant: AttnCodesVariant
 
 /** What the device chooses, and what others would. */
 function variants(gpu: Gpu, it: Case): Record<string, AttnCodesVariant> {
-  const chosen = chooseAttnCodes(it, gpu), { keys } = chosen, columnSlices = Math.ceil(it.keys.headDim / 64);
+  const chosen = chooseAttnCodes(it, gpu), { keys } = chosen;
   const { values } = chooseAttnCodes({ ...it, values: codec(it.values.headDim, 4) }, gpu); // never as mass
   if (!("decode" in values)) throw new TypeError("sub stages have no mass");
   const decode = (change: Partial<TableLayout>) => ({ decode: { ...values.decode, ...change } });
-  const commuted = { words: "words_f32", isCommuted: true, heads: 1, stageSlices: 1 } as const;
+  const commuted = { words: "words_f32", isCommuted: true, heads: 1 } as const;
   return {
     "values decoded, words summed in f32": {
       keys: { ...keys, words: "words_half" },
       values: decode({ words: "words_half" }),
     },
-    "in slices": {
-      keys: { ...keys, tokenLanes: 8, columnSlices, stageSlices: 2 },
-      values: decode({ tokenLanes: 8, columnSlices }),
-    },
-    "in one slice": {
-      keys: { ...keys, tokenLanes: 32, columnSlices: 1, stageSlices: 1 },
-      values: decode({ tokenLanes: 32, columnSlices: 1 }),
-    },
+    "by 32 lanes a token": { keys: { ...keys, tokenLanes: 32 }, values: decode({ tokenLanes: 32 }) },
     commuted: { keys: { ...keys, ...commuted }, values: decode({ heads: 1 }) },
   };
 }
@@ -186,12 +179,12 @@ Deno.test("chooseAttnCodes() stays within the device", () => {
           const { keys, values } = chooseAttnCodes(dims, { limits, f16: false, subgroups });
           assertEquals(keys.words, "words_half");
           for (const layout of "decode" in values ? [keys, values.decode] : [keys]) {
-            const { heads, lanes, tokenLanes, columnSlices } = layout;
+            const { heads, lanes, tokenLanes } = layout;
             assertEquals(
               lanes <= 256 && lanes >= 4 * tokenLanes && lanes * heads * (subgroups ? 10 : 12) <= 16384,
               true,
             );
-            assertEquals(columnSlices * tokenLanes * 8 >= headDim && tokenLanes >= 8 && tokenLanes <= 32, true);
+            assertEquals(tokenLanes * 8 >= headDim && tokenLanes >= 8 && tokenLanes <= 32, true);
           }
           if ("mass" in values) {
             const codes = { ...dims, codec: dims.values };
@@ -209,10 +202,10 @@ Deno.test("chooseAttnCodes() reads whole rows, and sums values as mass where all
   const of = (codec: CodecShape) => {
     const dims = { qHeads: 32, kvHeads: 8, keys: codec, values: codec };
     const { keys, values } = chooseAttnCodes(dims, { limits, f16: true, subgroups: true });
-    return [keys.tokenLanes, keys.columnSlices, keys.stageSlices, Object.keys(values)[0]];
+    return [keys.tokenLanes, Object.keys(values)[0]];
   };
-  assertEquals(of(pairs(128, 11)), [16, 1, 1, "mass"]);
-  assertEquals(of(pairs(128, 21)), [16, 1, 1, "mass"]);
-  assertEquals(of(codec(128, "p", 8, 16)), [16, 1, 1, "decode"]);
-  assertEquals(of(pairs(256, 21)), [32, 1, 1, "mass"]);
+  assertEquals(of(pairs(128, 11)), [16, "mass"]);
+  assertEquals(of(pairs(128, 21)), [16, "mass"]);
+  assertEquals(of(codec(128, "p", 8, 16)), [16, "decode"]);
+  assertEquals(of(pairs(256, 21)), [32, "mass"]);
 });

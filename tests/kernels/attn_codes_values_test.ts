@@ -15,13 +15,13 @@ const DIMS = { qHeads: 4, kvHeads: 2, codec: codec(64, 8, "p") };
 Deno.test("attn_codes_values", (t) =>
   onEachText(t, async (gpu, t) => {
     const { headDim } = DIMS.codec, chosen = chooseAttnCodesValues(DIMS, gpu), variant = { ...chosen, lanes: 64 };
-    await t.step("is as accurate as f32 in splits, the last of them empty, from slices of scores", async () => {
-      const tokens = 700, first = 32, capacity = 704, slices = 2, sample = packedSample(DIMS.codec, 2, 732, 21);
-      const op = await AttnCodesValues.create(gpu, DIMS, slices, { variant: { ...variant, workgroups: 20 } });
+    await t.step("is as accurate as f32 in splits, the last of them empty", async () => {
+      const tokens = 700, first = 32, capacity = 704, sample = packedSample(DIMS.codec, 2, 732, 21);
+      const op = await AttnCodesValues.create(gpu, DIMS, { variant: { ...variant, workgroups: 20 } });
       const splits = op.states(tokens), packed = uploadPacked(gpu, sample), states = splits + 1;
       assertEquals(splits, 10); // of 128 tokens, of which six have some
-      const parts = normals(new Rng(8), slices * 2 * capacity * 2, 0.1); // [slices][K][1][capacity][2]
-      using scores = gpu.upload("scores", "f32", codeScoresShape({ ...DIMS, slices, heads: 2, capacity }), parts);
+      const all = normals(new Rng(8), 2 * capacity * 2, 0.15); // [K][1][capacity][2]
+      using scores = gpu.upload("scores", "f32", codeScoresShape({ ...DIMS, heads: 2, capacity }), all);
       using partialO = poisoned(gpu, "o", [states, 4, headDim]), partialMd = poisoned(gpu, "md", [states, 4, 2]);
       const commands = gpu.commands();
       assertEquals(
@@ -32,21 +32,21 @@ Deno.test("attn_codes_values", (t) =>
       const o = (await gpu.readF32(partialO)).subarray(4 * headDim), md = (await gpu.readF32(partialMd)).subarray(8);
       assertEquals([...md.subarray(-8)], new Array(4).fill([-3.4028234663852886e38, 0]).flat());
       assertEquals(o.subarray(-4 * headDim), new Float32Array(4 * headDim));
-      const summed = Float32Array.from({ length: 4 * tokens }, (_, i) => {
-        const h = Math.floor(i / tokens), at = (Math.floor(h / 2) * capacity + i % tokens) * 2 + h % 2;
-        return parts[at]! + parts[4 * capacity + at]!;
+      const scored = Float32Array.from({ length: 4 * tokens }, (_, i) => {
+        const h = Math.floor(i / tokens);
+        return all[(Math.floor(h / 2) * capacity + i % tokens) * 2 + h % 2]!;
       });
       const want = (round: Round) => {
         const dims = { ...DIMS, headDim }, values = codeDecodeRef(sample, { first, tokens }, round);
-        const states = attnCodesValuesRef(summed, values, dims, round);
+        const states = attnCodesValuesRef(scored, values, dims, round);
         return states.o.map((x, i) => round(x / states.md[2 * Math.floor(i / headDim) + 1]!));
       };
       assertAsAccurateAs(attnMergeRef(o, md, { rows: 4, splits, headDim }), want(Math.fround), want(exact));
     });
     await t.step("rejects states past the room", async () => {
-      const op = await AttnCodesValues.create(gpu, DIMS, 1),
+      const op = await AttnCodesValues.create(gpu, DIMS),
         packed = uploadPacked(gpu, packedSample(DIMS.codec, 2, 32, 1));
-      using scores = gpu.alloc("scores", "f32", codeScoresShape({ ...DIMS, slices: 1, heads: 2, capacity: 32 }));
+      using scores = gpu.alloc("scores", "f32", codeScoresShape({ ...DIMS, heads: 2, capacity: 32 }));
       using partialO = poisoned(gpu, "o", [1, 4, headDim]), partialMd = poisoned(gpu, "md", [1, 4, 2]);
       const io = { ...packed, scores, partialO, partialMd };
       assertThrows(() => op.encode(gpu.commands(), io, { tokens: 32, state: 1 }), RangeError, "states 1 to 1");

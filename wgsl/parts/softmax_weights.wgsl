@@ -1,18 +1,10 @@
 // Softmax weights of tokens from their scores, a chunk of query heads at a time. The importing kernel imports a heads
-// part and reduce, declares WG, SLICES, the bindings scores: array<Heads> and scales: array<u32>, and params.first and
-// params.capacity.
-
-/// A token's scores: those of all slices, `stride` apart.
-fn score_at(at: u32, stride: u32) -> Heads {
-    var s = scores[at];
-    for (var i = 1u; i < SLICES; i++) { s += scores[at + i * stride]; }
-    return s;
-}
+// part and reduce, declares WG, the bindings scores: array<Heads> and scales: array<u32>, and params.first.
 
 /// The largest scores of tokens `[begin, end)`, over the workgroup.
-fn scores_max(out: u32, stride: u32, begin: u32, end: u32, lane: u32) -> Heads {
+fn scores_max(out: u32, begin: u32, end: u32, lane: u32) -> Heads {
     var m = Heads(F32_LOWEST);
-    for (var t = begin + lane; t < end; t += WG) { m = max(m, score_at(out + t, stride)); }
+    for (var t = begin + lane; t < end; t += WG) { m = max(m, scores[out + t]); }
     let own = heads_all(m);
     var all = vec4f(workgroup_max(own.x, lane));
     if HEADS > 1u { all.y = workgroup_max(own.y, lane); }
