@@ -12,6 +12,14 @@
  *
  * @module
  */
+export {
+  type AttendOptions,
+  Codec,
+  type CodecOptions,
+  type CodecTrainOptions,
+  type PackedVectors,
+  type Sides,
+} from "./src/codebook/codec.ts";
 export { distortionChart, distortionTable } from "./src/codebook/report.ts";
 export {
   type Codebook,
@@ -66,6 +74,7 @@ export {
   inspectModel,
   type ModelInspection,
 } from "./src/llama/inspect.ts";
+export { calibrateTiers, type CalibrateTiersOptions, type TierShare, type TierShares } from "./src/llama/tiers.ts";
 export { trainCodebooks, type TrainCodebooksOptions } from "./src/llama/train.ts";
 export type { SamplingOptions } from "./src/llama/sampler.ts";
 export type { CacheKind } from "./src/llama/saved.ts";

@@ -4,7 +4,7 @@ import { CodeGram } from "../src/kernels/code_gram.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
 const { gpu } = await bench();
-for (const [heads, headDim, stages] of [[4, 64, 1], [8, 128, 11]] as const) {
+for (const [heads, headDim, stages] of [[4, 64, 1], [8, 128, 22]] as const) {
   const codec = pairStages(headDim, stages, true), shapes = codeGramShapes(heads, codec);
   using table = gpu.alloc("table", "u32", shapes.table), gram = gpu.alloc("gram", "f32", shapes.gram);
   const op = await CodeGram.create(gpu, codec), io = { table, gram };

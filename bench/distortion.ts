@@ -9,6 +9,8 @@ import { dirname, fromFileUrl, join } from "@std/path";
 import { readTexts } from "../src/cli/texts.ts";
 import { isAdditive, readCodebook } from "../src/codebook/file.ts";
 import { layerNmse, measureStages } from "../src/codebook/train.ts";
+import { rowsOf } from "../src/codebook/train_codebook.ts";
+import { type ValueArrays, ValueEncoder } from "../src/codebook/value_encoder.ts";
 import { Calibration } from "../src/llama/calibrate.ts";
 import { inside, load } from "../src/llama/llama.ts";
 
@@ -37,7 +39,12 @@ for (const path of paths) {
       cells.push(`keys ${s}: ${own.toFixed(4)} (${(own / published).toFixed(3)} of published)`);
     }
     const of = (bits: 1 | 2): number => reference.values.heldoutByLayer[bits][layer];
-    if (isAdditive(values)) {
+    if (!isAdditive(values)) {
+      using encoder = await ValueEncoder.fromArrays(gpu, [book.layers[layer]!.values as ValueArrays]);
+      using rows = await rowsOf(gpu, config, vectors.values);
+      const own = await encoder.distortion(0, rows), share = (own / of(values.bits)).toFixed(3);
+      cells.push(`values at ${values.bits} bits: ${own.toFixed(4)} (${share} of the encoder's)`);
+    } else {
       const own = layerNmse(
         await measureStages(gpu, config, vectors.values, values, book.layers[layer]!.values as Uint16Array[]),
         "values",

@@ -5,11 +5,13 @@
  *
  * Trains each rung's codebook, or takes it from the folder `--cache` (out/ladder), evaluates it at 2 bits and at 1, and
  * prints rows of a Markdown table as they finish: the most important rungs first, further seeds last. Options: `--tokens`
- * to train on (65536), `--chunks` of held-out text (12) and no tasks with `--no-tasks`; `--quick` is a smoke test for a CPU.
+ * to train on (65536), `--chunks` of held-out text (12) and no tasks with `--no-tasks`; `--without A,B` leaves out
+ * calibration texts that begin with A or with B; `--quick` is a smoke test for a CPU.
  */
 import { parseArgs } from "@std/cli";
 import { basename, dirname, fromFileUrl, join } from "@std/path";
 import {
+  calibrateTiers,
   type Codebook,
   evaluate,
   load,
@@ -19,7 +21,6 @@ import {
   type TrainCodebooksOptions,
 } from "../mod.ts";
 import { readFile, readTexts } from "../src/cli/texts.ts";
-import { calibrateTiers } from "../src/llama/tiers.ts";
 
 /** How a codebook is trained. Rungs that differ by encoding alone share one, as do those that differ by its first stages. */
 const CODEBOOKS: Readonly<Record<string, Omit<TrainCodebooksOptions, "texts">>> = {
@@ -73,7 +74,7 @@ const CELLS = [
 ];
 
 const args = parseArgs(Deno.args, {
-  string: ["calibration", "cache", "seeds", "rungs", "tokens", "chunks"],
+  string: ["calibration", "cache", "seeds", "rungs", "tokens", "chunks", "without"],
   boolean: ["quick", "no-tasks"],
 });
 const { quick } = args, root = dirname(dirname(fromFileUrl(import.meta.url))), model = join(root, "models/fable-28m");
@@ -81,7 +82,9 @@ const file = (name: string): string => join(model, "eval", name);
 const calibration = args.calibration ?? file("calibration.jsonl.gz"), cache = args.cache ?? join(root, "out/ladder");
 const tokens = Number(args.tokens ?? (quick ? 512 : 65_536)), chunks = Number(args.chunks ?? (quick ? 1 : 12));
 const seeds = (args.seeds ?? "1").split(",").map(Number), rungs = args.rungs?.split(",") ?? ORDER;
-const calibrationTexts = await readTexts([calibration]), texts = await readTexts([file("heldout-books.jsonl.gz")]);
+const without: string[] = args.without?.split(",") ?? [];
+const calibrationTexts = (await readTexts([calibration])).filter((text) => !without.some((w) => text.startsWith(w)));
+const texts = await readTexts([file("heldout-books.jsonl.gz")]);
 const all = parseTasks(await readFile(file("tasks.jsonl.gz"), "tasks"), "tasks.jsonl.gz");
 const tasks = args["no-tasks"]
   ? []
@@ -93,7 +96,8 @@ using llama = await load(join(model, "fable-28m.Q8_0.gguf"), { kv: { bits: 16 } 
 /** The codebook of a rung, from the cache's folder if it is there. */
 async function codebookOf({ codebook, beam, splits, tiers }: Rung, seed: number): Promise<Codebook> {
   const options = { ...CODEBOOKS[codebook]!, texts: calibrationTexts, tokens, seed };
-  const path = join(cache, `${basename(calibration)}-${tokens}-${codebook}-${seed}.safetensors`);
+  const part = without.length > 0 ? `-without-${without.length}` : "";
+  const path = join(cache, `${basename(calibration)}${part}-${tokens}-${codebook}-${seed}.safetensors`);
   const trained = await readCodebook(path).catch(() => trainCodebooks(llama, { ...options, path, resume: true }));
   const book = { ...trained, beam, splits };
   return tiers
@@ -129,7 +133,8 @@ async function rows(rung: string, seed: number, first: boolean): Promise<void> {
   console.error(`${rung}, seed ${seed}: codebook ${train} s, evaluation ${evaluation} s`);
 }
 
-console.log(`${llama.device}; ${basename(calibration)}, ${tokens} tokens; window 64, 4 sinks\n`);
+const left = without.length > 0 ? `, without texts that begin with ${without.map((w) => `'${w}'`).join(" or ")}` : "";
+console.log(`${llama.device}; ${basename(calibration)}, ${tokens} tokens${left}; window 64, 4 sinks\n`);
 const titles = ["rung", "bits of codes", "b_eff", "b_all", "KL", "p99", "perplexity", ...CELLS, "spans"];
 console.log(`| ${titles.join(" | ")} |\n|${" --- |".repeat(titles.length)}`);
 for (const [s, seed] of seeds.entries()) {

@@ -10,15 +10,15 @@
 //   quads       u32    [S][P/4][2]          parts/octet.wgsl
 //   scales      f16    [T]                  packed in pairs
 //   rope_table  vec2f  [256 + context/256][P]
-//   positions   u32    [K][T]               of a stream that is no run
+//   more        u32                         further codes of some tokens, parts/further.wgsl
 //   scores      Heads  [K][CHUNKS][capacity]
 //
 // Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads. TOKEN_LANES lanes take eight tokens of a
 // head, four pairs of a row (16 bytes) each. COMMUTED takes the tables of q_table, one a query head, with HEADS = 1.
-#import heads_4       // @param HEADS_PART heads_1, heads_2 or heads_4
-#import words_half    // @param WORDS words_half, words_f16 or words_f32
-#import positions_run // @param POSITIONS positions_run or positions_list
+#import heads_4    // @param HEADS_PART heads_1, heads_2 or heads_4
+#import words_half // @param WORDS words_half, words_f16 or words_f32
 #import octet
+#import further
 #import turns
 #import fold
 
@@ -27,9 +27,11 @@ const TOKEN_LANES: u32 = 16u;   // @param lanes per token, a power of two from 8
 const HEAD_DIM: u32 = 128u;     // @param channels per head, a multiple of 8
 const GROUP: u32 = 4u;          // @param query heads per key/value head
 const CHUNKS: u32 = 1u;         // @param chunks of HEADS of them
-const STAGES: u32 = 11u;        // @param stages of the codec
+const STAGES: u32 = 11u;        // @param stages of all tokens
+const MORE: u32 = 0u;           // @param further stages of some
 const ROWS: u32 = 1408u;        // @param rows of the table
 const BITS: u32 = 132u;         // @param bits of a token and head
+const MORE_WORDS: u32 = 0u;     // @param words of a token's further codes
 const COMMUTED: bool = false;   // @param tables are of queries times words
 const QUADS: u32 = HEAD_DIM / 8u;
 const GROUPS: u32 = WG / TOKEN_LANES;
@@ -39,7 +41,8 @@ struct Params {
     first: u32,    // first token, a multiple of 32
     tokens: u32,
     capacity: u32, // tokens that the scores have room for, a multiple of 8
-    stream: u32,   // tokens of positions
+    more_at: u32,  // first word of further codes
+    room: u32,     // tokens of a head that may have some
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;
@@ -48,7 +51,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> quads: array<vec2u>;
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
 @group(0) @binding(6) var<storage, read> rope_table: array<vec4f>;
-@group(0) @binding(7) var<storage, read> positions: array<u32>;
+@group(0) @binding(7) var<storage, read> more: array<u32>;
 @group(0) @binding(8) var<storage, read_write> scores: array<Heads>;
 
 /// A lane's part of the queries, all heads of the chunk by number.
@@ -78,6 +81,22 @@ fn query_dot(x: Query, turn: Turn, word: Words) -> Heads {
     if COMMUTED { return x.re0 * ((y.re.x + y.re.y) + (y.re.z + y.re.w)); }
     let re = fma(x.re3, Heads(y.re.w), fma(x.re2, Heads(y.re.z), fma(x.re1, Heads(y.re.y), x.re0 * y.re.x)));
     return fma(x.im3, Heads(y.im.w), fma(x.im2, Heads(y.im.z), fma(x.im1, Heads(y.im.y), fma(x.im0, Heads(y.im.x), re))));
+}
+
+/// Adds to the lane's part of token `t`.
+fn eight_add(x: Eight, t: u32, y: Heads) -> Eight {
+    var sum = x;
+    switch t {
+        case 0u: { sum.a += y; }
+        case 1u: { sum.b += y; }
+        case 2u: { sum.c += y; }
+        case 3u: { sum.d += y; }
+        case 4u: { sum.e += y; }
+        case 5u: { sum.f += y; }
+        case 6u: { sum.g += y; }
+        default: { sum.h += y; }
+    }
+    return sum;
 }
 
 @compute @workgroup_size(WG)
@@ -114,35 +133,35 @@ fn main(
     for (var n = begin; n < end; n += GROUPS) {
         let octet = min(n + group, octets - 1u);
         let token = params.first + 8u * octet;
-        let block = ((token >> 5u) * (grid.y / CHUNKS) + head) * BITS;
-        let x = octet_decode(block, (token >> 3u) & 3u, row, quad, 0u, STAGES);
+        let block = (token >> 5u) * (grid.y / CHUNKS) + head;
+        let x = octet_decode(block * BITS, (token >> 3u) & 3u, row, quad, 0u, STAGES);
 
         var part: Eight;
-        var turn = turn_at(token_position(head, token), quad);
+        var turn = turn_at(params.base + token, quad);
         part.a = query_dot(own_q, turn, x.a);
-        if IS_RUN {
-            turn = turn_mul(turn, step);
-            part.b = query_dot(own_q, turn, x.b);
-            turn = turn_mul(turn, step);
-            part.c = query_dot(own_q, turn, x.c);
-            turn = turn_mul(turn, step);
-            part.d = query_dot(own_q, turn, x.d);
-            turn = turn_mul(turn, step);
-            part.e = query_dot(own_q, turn, x.e);
-            turn = turn_mul(turn, step);
-            part.f = query_dot(own_q, turn, x.f);
-            turn = turn_mul(turn, step);
-            part.g = query_dot(own_q, turn, x.g);
-            turn = turn_mul(turn, step);
-            part.h = query_dot(own_q, turn, x.h);
-        } else {
-            part.b = query_dot(own_q, turn_at(token_position(head, token + 1u), quad), x.b);
-            part.c = query_dot(own_q, turn_at(token_position(head, token + 2u), quad), x.c);
-            part.d = query_dot(own_q, turn_at(token_position(head, token + 3u), quad), x.d);
-            part.e = query_dot(own_q, turn_at(token_position(head, token + 4u), quad), x.e);
-            part.f = query_dot(own_q, turn_at(token_position(head, token + 5u), quad), x.f);
-            part.g = query_dot(own_q, turn_at(token_position(head, token + 6u), quad), x.g);
-            part.h = query_dot(own_q, turn_at(token_position(head, token + 7u), quad), x.h);
+        turn = turn_mul(turn, step);
+        part.b = query_dot(own_q, turn, x.b);
+        turn = turn_mul(turn, step);
+        part.c = query_dot(own_q, turn, x.c);
+        turn = turn_mul(turn, step);
+        part.d = query_dot(own_q, turn, x.d);
+        turn = turn_mul(turn, step);
+        part.e = query_dot(own_q, turn, x.e);
+        turn = turn_mul(turn, step);
+        part.f = query_dot(own_q, turn, x.f);
+        turn = turn_mul(turn, step);
+        part.g = query_dot(own_q, turn, x.g);
+        turn = turn_mul(turn, step);
+        part.h = query_dot(own_q, turn, x.h);
+        if MORE > 0u {
+            var further = further_of(block, head, (token >> 3u) & 3u);
+            while further.left != 0u {
+                let t = firstTrailingBit(further.left);
+                let turned = turn_at(params.base + token + t, quad);
+                let extra = query_dot(own_q, turned, further_decode(further.at, row, quad));
+                part = eight_add(part, t, extra);
+                further = Further(further.left & (further.left - 1u), further.at + MORE_WORDS);
+            }
         }
 
         let sum = fold_eight(part, lane);

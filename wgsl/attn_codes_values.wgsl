@@ -9,6 +9,7 @@
 //   codes       u32    [blocks][K][bits]               src/core/pack.ts
 //   quads       u32    [S][P/4][2]                     parts/octet.wgsl
 //   scales      f16    [T]                             packed in pairs
+//   more        u32                                    further codes of some tokens, parts/further.wgsl
 //   partial_o   f32    [states][Q][HEAD_DIM]           from state `state` on, one a split
 //   partial_md  vec2f  [states][Q]
 //
@@ -19,6 +20,7 @@
 #import heads_4    // @param HEADS_PART heads_1, heads_2 or heads_4
 #import words_half // @param WORDS words_half or words_f16
 #import octet
+#import further
 #import reduce
 #import softmax_weights
 #import quad_sums
@@ -28,9 +30,11 @@ const TOKEN_LANES: u32 = 16u;  // @param lanes per token, a power of two from 8:
 const HEAD_DIM: u32 = 128u;    // @param channels per head, a multiple of 8
 const GROUP: u32 = 4u;         // @param query heads per key/value head
 const CHUNKS: u32 = 1u;        // @param chunks of HEADS of them
-const STAGES: u32 = 11u;       // @param stages of the codec
+const STAGES: u32 = 11u;       // @param stages of all tokens
+const MORE: u32 = 0u;          // @param further stages of some
 const ROWS: u32 = 1408u;       // @param rows of the table
 const BITS: u32 = 132u;        // @param bits of a token and head
+const MORE_WORDS: u32 = 0u;    // @param words of a token's further codes
 const QUADS: u32 = HEAD_DIM / 8u;
 const GROUPS: u32 = WG / TOKEN_LANES;
 const STEP: u32 = 8u * GROUPS; // tokens that are decoded at a time
@@ -41,6 +45,8 @@ struct Params {
     tokens: u32,
     capacity: u32, // tokens that the scores have room for, a multiple of 8
     state: u32,    // partial state of the first split
+    more_at: u32,  // first word of further codes
+    room: u32,     // tokens of a head that may have some
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> scores: array<Heads>;
@@ -48,8 +54,9 @@ struct Params {
 @group(0) @binding(3) var<storage, read> codes: array<u32>;
 @group(0) @binding(4) var<storage, read> quads: array<vec2u>;
 @group(0) @binding(5) var<storage, read> scales: array<u32>;
-@group(0) @binding(6) var<storage, read_write> partial_o: array<f32>;
-@group(0) @binding(7) var<storage, read_write> partial_md: array<vec2f>;
+@group(0) @binding(6) var<storage, read> more: array<u32>;
+@group(0) @binding(7) var<storage, read_write> partial_o: array<f32>;
+@group(0) @binding(8) var<storage, read_write> partial_md: array<vec2f>;
 
 var<workgroup> sh_heads: array<Heads, 2u * WG>;
 
@@ -87,8 +94,8 @@ fn main(
         workgroupBarrier();
         for (var i = 8u * group; i < min(TILE, end - tile); i += STEP) {
             let token = params.first + tile + i;
-            let block = ((token >> 5u) * (grid.y / CHUNKS) + head) * BITS;
-            let x = octet_decode(block, (token >> 3u) & 3u, head * ROWS, quad, 0u, STAGES);
+            let block = (token >> 5u) * (grid.y / CHUNKS) + head;
+            let x = octet_decode(block * BITS, (token >> 3u) & 3u, head * ROWS, quad, 0u, STAGES);
             o = sums_add(o, sh_heads[i], x.a);
             o = sums_add(o, sh_heads[i + 1u], x.b);
             o = sums_add(o, sh_heads[i + 2u], x.c);
@@ -97,6 +104,14 @@ fn main(
             o = sums_add(o, sh_heads[i + 5u], x.f);
             o = sums_add(o, sh_heads[i + 6u], x.g);
             o = sums_add(o, sh_heads[i + 7u], x.h);
+            if MORE > 0u {
+                var further = further_of(block, head, (token >> 3u) & 3u);
+                while further.left != 0u {
+                    let t = firstTrailingBit(further.left);
+                    o = sums_add(o, sh_heads[i + t], further_decode(further.at, head * ROWS, quad));
+                    further = Further(further.left & (further.left - 1u), further.at + MORE_WORDS);
+                }
+            }
         }
     }
 

@@ -31,8 +31,12 @@ struct Params {
 
 alias Numbers = array<f32, HELD>;
 
+/// To half precision, ties to even, whatever the device's own packing does: it may cut off.
 fn half(x: f32) -> f32 {
-    return unpack2x16float(pack2x16float(vec2f(x, 0.0))).x;
+    let bits = bitcast<u32>(x);
+    let normal = bitcast<f32>((bits + 0xfffu + ((bits >> 13u) & 1u)) & 0xffffe000u);
+    let small = (abs(x) + 0.5) - 0.5; // below 2^-14 in steps of 2^-24
+    return select(normal, select(small, -small, x < 0.0), abs(x) < 6.103515625e-5);
 }
 
 fn inverse(x: f32) -> f32 {
@@ -126,7 +130,7 @@ fn round_heads(kv: u32, token: u32) {
         if CODEC == 2u { round_range(&x, i); }
     }
     if HADAMARD { rotate(&x); }
-    for (var i = 0u; i < WORDS; i++) { rounded[at + i] = pack2x16float(vec2f(x[2u * i], x[2u * i + 1u])); }
+    for (var i = 0u; i < WORDS; i++) { rounded[at + i] = pack2x16float(vec2f(half(x[2u * i]), half(x[2u * i + 1u]))); }
 }
 
 fn round_tokens(kv: u32, first: u32, word: u32) {
@@ -142,7 +146,7 @@ fn round_tokens(kv: u32, first: u32, word: u32) {
         round_range(&x, 0u);
         round_range(&x, GROUP);
     }
-    for (var t = 0u; t < count; t++) { rounded[at + t * WORDS] = pack2x16float(vec2f(x[t], x[GROUP + t])); }
+    for (var t = 0u; t < count; t++) { rounded[at + t * WORDS] = pack2x16float(vec2f(half(x[t]), half(x[GROUP + t]))); }
 }
 
 @compute @workgroup_size(WG)

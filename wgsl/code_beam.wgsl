@@ -39,6 +39,8 @@ struct Way {
 var<workgroup> sh_left: array<vec2f, 2u * BEAM * PAIRS>; // what each way has left, and room for the next field's
 var<workgroup> sh_beta: array<f32, BEAM * LANES>;
 var<workgroup> sh_best: array<Way, LANES * BEAM>;
+var<workgroup> sh_least: array<f32, LANES>;
+var<workgroup> sh_limit: f32;
 var<workgroup> sh_trace: array<u32, FIELDS * BEAM>;
 var<private> best: array<Way, BEAM>; // in order
 
@@ -50,6 +52,20 @@ fn offer(way: Way) {
         best[i] = Way(select(other.error, out.error, is_less), select(other.key, out.key, is_less));
         out = Way(select(out.error, other.error, is_less), select(out.key, other.key, is_less));
     }
+}
+
+/// An error that the BEAM best do not exceed: the lanes' least errors' BEAM-th. Few others are as small.
+fn beam_limit(least: f32, lane: u32) -> f32 {
+    sh_least[lane] = least;
+    workgroupBarrier();
+    var rank = 0u;
+    for (var i = 0u; i < LANES; i++) {
+        let other = sh_least[i];
+        rank += u32(other < least || (other == least && i < lane));
+    }
+    if rank == BEAM - 1u { sh_limit = least; }
+    workgroupBarrier();
+    return sh_limit;
 }
 
 /// <x,w> of every way with the word in row `row`, over pairs [pair, pair + pairs).
@@ -95,11 +111,17 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
             workgroupBarrier();
             var own: array<f32, BEAM>;
             for (var i = 0u; i < BEAM; i++) { own[i] = errors[i] + gram[gram_at + lane] - 2.0 * u[i]; }
+            var least = F32_HIGHEST;
+            for (var b = 0u; b < 64u; b++) {
+                let g = gram[gram_at + 128u + b * 64u + lane];
+                for (var i = 0u; i < BEAM; i++) { least = min(least, own[i] + sh_beta[i * LANES + b] + g); }
+            }
+            let limit = beam_limit(least, lane);
             for (var b = 0u; b < 64u; b++) {
                 let g = gram[gram_at + 128u + b * 64u + lane];
                 for (var i = 0u; i < BEAM; i++) {
                     let error = own[i] + sh_beta[i * LANES + b] + g;
-                    if error <= best[BEAM - 1u].error { offer(Way(error, i * 4096u + lane * 64u + b)); }
+                    if error <= limit { offer(Way(error, i * 4096u + lane * 64u + b)); }
                 }
             }
         } else {

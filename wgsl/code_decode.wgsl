@@ -7,21 +7,23 @@
 //   quads       u32    [S][P/4][2]          parts/octet.wgsl
 //   scales      f16    [T]                  packed in pairs
 //   rope_table  vec2f  [256 + context/256][P]
-//   positions   u32    [K][T]               of a stream that is no run
+//   more        u32                         further codes of some tokens, parts/further.wgsl
 //   out         f16    [K][capacity][HEAD_DIM], packed in pairs
 //
 // A lane takes four pairs of eight tokens: x covers octets and quads, y heads. What half precision cannot hold is
 // clamped to its largest.
-#import words_half    // @param WORDS words_half or words_f16
-#import positions_run // @param POSITIONS positions_run or positions_list
+#import words_half // @param WORDS words_half or words_f16
 #import octet
+#import further
 #import turns
 
 const WG: u32 = 64u;          // @param lanes per workgroup
 const HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 8
-const STAGES: u32 = 11u;      // @param stages of the codec
+const STAGES: u32 = 11u;      // @param stages of all tokens
+const MORE: u32 = 0u;         // @param further stages of some
 const ROWS: u32 = 1408u;      // @param rows of the table
 const BITS: u32 = 132u;       // @param bits of a token and head
+const MORE_WORDS: u32 = 0u;   // @param words of a token's further codes
 const ROTATE: bool = false;   // @param keys come out rotated
 const QUADS: u32 = HEAD_DIM / 8u;
 const F16_HIGHEST: f32 = 65504.0;
@@ -32,7 +34,8 @@ struct Params {
     tokens: u32,
     slot: u32,     // where the first token goes
     capacity: u32,
-    stream: u32,   // tokens of positions
+    more_at: u32,  // first word of further codes
+    room: u32,     // tokens of a head that may have some
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<TableQuad>;
@@ -40,7 +43,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> quads: array<vec2u>;
 @group(0) @binding(4) var<storage, read> scales: array<u32>;
 @group(0) @binding(5) var<storage, read> rope_table: array<vec4f>;
-@group(0) @binding(6) var<storage, read> positions: array<u32>;
+@group(0) @binding(6) var<storage, read> more: array<u32>;
 @group(0) @binding(7) var<storage, read_write> out: array<vec2u>;
 
 fn pack(x: vec4f) -> vec2u {
@@ -54,7 +57,7 @@ fn store(x: Words, head: u32, t: u32, quad: u32) {
     let both = unpack2x16float(scales[token >> 1u]);
     let scale = select(both.x, both.y, (token & 1u) != 0u);
     var y = Turn(words_re(x) * scale, words_im(x) * scale);
-    if ROTATE { y = turn_mul(y, turn_at(token_position(head, token), quad)); }
+    if ROTATE { y = turn_mul(y, turn_at(params.base + token, quad)); }
     let at = (head * params.capacity + params.slot + t) * 2u * QUADS + quad;
     out[at] = pack(y.re);
     out[at + QUADS] = pack(y.im);
@@ -71,8 +74,15 @@ fn main(
     let quad = item % QUADS;
     if t >= params.tokens { return; }
     let token = params.first + t;
-    let block = ((token >> 5u) * grid.y + wg.y) * BITS;
-    let x = octet_decode(block, (token >> 3u) & 3u, wg.y * ROWS, quad, 0u, STAGES);
+    let block = (token >> 5u) * grid.y + wg.y;
+    var x = octet_decode(block * BITS, (token >> 3u) & 3u, wg.y * ROWS, quad, 0u, STAGES);
+    if MORE > 0u {
+        var further = further_of(block, wg.y, (token >> 3u) & 3u);
+        while further.left != 0u {
+            x = octet_add(x, firstTrailingBit(further.left), further_decode(further.at, wg.y * ROWS, quad));
+            further = Further(further.left & (further.left - 1u), further.at + MORE_WORDS);
+        }
+    }
     store(x.a, wg.y, t, quad);
     store(x.b, wg.y, t + 1u, quad);
     store(x.c, wg.y, t + 2u, quad);

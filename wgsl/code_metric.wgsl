@@ -3,7 +3,7 @@
 //   residual[h][..][i][t] <- sum_j metric[h][i][j] residual[h][..][j][t]
 //
 //   residual  f32  [H][blocks][HEAD_DIM][32]
-//   metric    f32  [H][HEAD_DIM][HEAD_DIM]
+//   metric    u32  [H][HEAD_DIM][HEAD_DIM / 2]    two halves each
 //
 // One workgroup per block of 32 tokens (x) and head (y): lane 8 i + q has rows i, i + 32, .. of tokens 4q to 4q + 3, and
 // writes them when all have read.
@@ -17,7 +17,7 @@ struct Params {
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> residual: array<vec4f>;
-@group(0) @binding(2) var<storage, read> metric: array<vec4f>;
+@group(0) @binding(2) var<storage, read> metric: array<vec2u>;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
@@ -28,7 +28,8 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         let row = (wg.y * HEAD_DIM + i) * QUADS;
         var sum = vec4f(0.0);
         for (var j = 0u; j < QUADS; j++) {
-            let m = metric[row + j];
+            let halves = metric[row + j];
+            let m = vec4f(unpack2x16float(halves.x), unpack2x16float(halves.y));
             let at = tile + j * 32u;
             sum += residual[at] * m.x + residual[at + 8u] * m.y + residual[at + 16u] * m.z + residual[at + 24u] * m.w;
         }

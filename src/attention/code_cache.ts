@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { BLOCK, blocks } from "../core/pack.ts";
-import { codeBits, type CodecShape } from "../core/codec.ts";
+import { BLOCK, blocks, moreRoom, moreSize } from "../core/pack.ts";
+import { codeBits, type CodecShape, moreWords } from "../core/codec.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { elements, type Tensor } from "../gpu/tensor.ts";
@@ -21,6 +21,7 @@ import {
   type KvCache,
   readAll,
   readRows,
+  readWords,
   type Rows,
   type Span,
   turnKeys,
@@ -33,7 +34,6 @@ const MAX_RUNS = 9;
 /** A layer's words, as an encoder puts them on the GPU. */
 export interface Words {
   readonly table: Tensor;
-  readonly gram: Tensor;
 }
 
 /** What turns exact tokens into codes, by whole blocks: an `Encoder` of the codebook floor. */
@@ -42,8 +42,8 @@ export interface BlockEncoder {
   encode(
     commands: Commands,
     words: Words,
-    io: { source: Tensor; ropeTable?: Tensor; codes: Tensor; scales: Tensor },
-    span: { tokens: number; first: number; position: number; block: number },
+    io: { source: Tensor; ropeTable?: Tensor; codes: Tensor; scales: Tensor; more?: Tensor },
+    span: { tokens: number; first: number; position: number; block: number; held: number },
   ): void;
 }
 
@@ -51,6 +51,15 @@ export interface BlockEncoder {
 export interface Side {
   readonly encoder: BlockEncoder;
   readonly layers: readonly Words[];
+  /** Of its tokens, those that are meant to have further codes, if its codec has tiers. */
+  readonly share?: number;
+}
+
+/** What a side of a layer takes for `capacity` tokens: blocks, tokens of a head with further codes, and words of these. */
+function sizesOf({ encoder: { codec }, share = 0 }: Side, kvHeads: number, capacity: number) {
+  const count = blocks(capacity) + MAX_RUNS, isTiered = codec.base !== undefined;
+  const room = isTiered ? moreRoom(capacity, share) : 0;
+  return { count, room, more: isTiered ? moreSize(codec, kvHeads, count, room) : 0 };
 }
 
 /** Tokens kept exact. */
@@ -139,6 +148,13 @@ export class CodeAttention implements Disposable {
     this.#staging = undefined;
   }
 
+  /** Bits that an element takes as allocated, in codes and scales. */
+  bits(side: "keys" | "values"): number {
+    const { kvHeads, headDim } = this.exact.dims, { more } = sizesOf(this[side], kvHeads, this.context);
+    const ofBlocks = codeBits(this[side].encoder.codec) / headDim;
+    return ofBlocks + 32 * more / (this.context * kvHeads * headDim) + 16 / (kvHeads * headDim);
+  }
+
   /** What is to be known of a codec to decode it. */
   quads(side: "keys" | "values"): Tensor {
     return this.#quads[side];
@@ -164,11 +180,11 @@ interface State extends CacheState {
   readonly origin: number;
 }
 
-type Layer = Record<"keys" | "values", { exact: Tensor; codes: Tensor; scales: Tensor }>;
+type Layer = Record<"keys" | "values", { exact: Tensor; codes: Tensor; scales: Tensor; more?: Tensor }>;
 
 /**
- * Codes `u32 [blocks][K][bits]` and scales `f16 [T]` of keys and values, and a ring of exact tokens
- * `u32 [K][sinks + ring][D/2]`, of every layer. Tokens are encoded in blocks of 32 as the ring fills.
+ * Codes `u32 [blocks][K][bits]` and scales `f16 [T]` of keys and values, further codes where a codec has tiers, and a ring
+ * of exact tokens `u32 [K][sinks + ring][D/2]`, of every layer. Tokens are encoded in blocks of 32 as the ring fills.
  */
 export class CodeCache implements KvCache {
   readonly #owned = new DisposableStack();
@@ -189,15 +205,18 @@ export class CodeCache implements KvCache {
     readonly capacity: number,
     readonly decodes: boolean = false,
   ) {
-    const { gpu, ring, kept, exact: { dims: { kvHeads, headDim, qHeads } } } = attention,
-      count = blocks(capacity) + MAX_RUNS;
+    const { gpu, ring, kept, exact: { dims: { kvHeads, headDim, qHeads } } } = attention;
     const alloc = (label: string, dtype: "u32" | "f16", ...shape: number[]): Tensor =>
       this.#owned.use(gpu.alloc(label, dtype, shape));
-    const side = (name: "keys" | "values") => ({
-      exact: alloc(`exact ${name}`, "u32", kvHeads, kept.sinks + ring, headDim / 2),
-      codes: alloc(`${name}' codes`, "u32", count, kvHeads, codeBits(attention[name].encoder.codec)),
-      scales: alloc(`${name}' scales`, "f16", count * BLOCK),
-    });
+    const side = (name: "keys" | "values") => {
+      const { count, more } = sizesOf(attention[name], kvHeads, capacity);
+      return {
+        exact: alloc(`exact ${name}`, "u32", kvHeads, kept.sinks + ring, headDim / 2),
+        codes: alloc(`${name}' codes`, "u32", count, kvHeads, codeBits(attention[name].encoder.codec)),
+        scales: alloc(`${name}' scales`, "f16", count * BLOCK),
+        ...more > 0 && { more: alloc(`${name}' further codes`, "u32", more) },
+      };
+    };
     this.#layers = Array.from({ length: layers }, () => ({ keys: side("keys"), values: side("values") }));
     this.#q = attention.exact.views(1).q.view(0, [qHeads, headDim]);
   }
@@ -225,9 +244,12 @@ export class CodeCache implements KvCache {
     layers: number,
     capacity: number,
   ): number {
-    const count = blocks(capacity) + MAX_RUNS, exact = 2 * kvHeads * (kept.sinks + ring) * headDim * 2;
-    const bits = codeBits(keys.encoder.codec) + codeBits(values.encoder.codec);
-    return layers * (exact + count * (4 * kvHeads * bits + 2 * 2 * BLOCK));
+    const exact = 2 * kvHeads * (kept.sinks + ring) * headDim * 2;
+    const codes = [keys, values].map((side) => {
+      const { count, more } = sizesOf(side, kvHeads, capacity);
+      return count * (4 * kvHeads * codeBits(side.encoder.codec) + 2 * BLOCK) + 4 * more;
+    });
+    return layers * (exact + codes[0]! + codes[1]!);
   }
 
   /** Tokens that a cache of `tokens`, never rewound, keeps exact. */
@@ -237,7 +259,9 @@ export class CodeCache implements KvCache {
 
   #tensors(): Tensor[] {
     return this.#layers.flatMap(({ keys, values }) =>
-      [keys, values].flatMap((side) => [side.exact, side.codes, side.scales])
+      [keys, values].flatMap(({ exact, codes, scales, more }) =>
+        more ? [exact, codes, scales, more] : [exact, codes, scales]
+      )
     );
   }
 
@@ -295,8 +319,8 @@ export class CodeCache implements KvCache {
       state += exact.decode.encode(commands, { q, ...tensors, partialO, partialMd }, { start, seen, state });
     }
     const packed = (side: "keys" | "values") => {
-      const { codes, scales } = this.#layers[layer]![side];
-      return { table: this.attention[side].layers[layer]!.table, codes, scales };
+      const { codes, scales, more } = this.#layers[layer]![side];
+      return { table: this.attention[side].layers[layer]!.table, codes, scales, more };
     };
     const streams = { q: this.#q, keys: packed("keys"), values: packed("values"), ropeTable, partialO, partialMd };
     for (const { block, tokens, position } of runs) {
@@ -331,8 +355,8 @@ export class CodeCache implements KvCache {
   #stagePast(commands: Commands, layer: number, state: State): void {
     const { decode, exact: { ropeTable } } = this.attention, staging = this.attention.staging();
     for (const side of ["keys", "values"] as const) {
-      const { codes, scales } = this.#layers[layer]![side], { table } = this.attention[side].layers[layer]!;
-      const io = { table, codes, scales, quads: this.attention.quads(side), ropeTable, out: staging[side] };
+      const { codes, scales, more } = this.#layers[layer]![side], { table } = this.attention[side].layers[layer]!;
+      const io = { table, codes, scales, more, quads: this.attention.quads(side), ropeTable, out: staging[side] };
       for (const { block, tokens, position } of state.runs) {
         const first = block * BLOCK;
         decode[side].encode(commands, io, { first, tokens, slot: position, base: position - first });
@@ -377,14 +401,10 @@ export class CodeCache implements KvCache {
   /** Encodes the blocks that leave the ring, from `first` of an exact source on. */
   #encode(commands: Commands, layer: number, keys: Tensor, values: Tensor, run: Run, first = run.position): void {
     const { tokens, position, block } = run, { ropeTable } = this.attention.exact;
+    const span = { tokens, first, position, block, held: endOf(this.#state.runs) };
     for (const [side, source] of [["keys", keys], ["values", values]] as const) {
-      const { codes, scales } = this.#layers[layer]![side], { encoder, layers } = this.attention[side];
-      encoder.encode(commands, layers[layer]!, { source, ropeTable, codes, scales }, {
-        tokens,
-        first,
-        position,
-        block,
-      });
+      const { codes, scales, more } = this.#layers[layer]![side], { encoder, layers } = this.attention[side];
+      encoder.encode(commands, layers[layer]!, { source, ropeTable, codes, scales, more }, span);
     }
   }
 
@@ -464,9 +484,10 @@ export class CodeCache implements KvCache {
     const near = layout.length - encodedOf(runs);
     return this.#layers.flatMap((layer, i) =>
       (["keys", "values"] as const).flatMap((side): CacheArray[] => {
-        const { exact, codes, scales } = layer[side], name = `layers.${i}.${side}`;
+        const { exact, codes, scales, more } = layer[side], name = `layers.${i}.${side}`;
         const shape = [count, ...codes.shape.slice(1)];
         return [
+          ...more ? this.#furtherArrays(name, side, more, count) : [],
           {
             ...{ name: `${name}.exact`, dtype: "F16", shape: [kvHeads, near, headDim] },
             read: () => readRows(gpu, exact, this.#exactRows(this.#state)),
@@ -479,6 +500,61 @@ export class CodeCache implements KvCache {
         ];
       })
     );
+  }
+
+  /** The index of `count` blocks, and the codes of as many tokens as may have further ones. */
+  #furtherArrays(name: string, side: "keys" | "values", more: Tensor, count: number): CacheArray[] {
+    const { attention: { gpu, exact: { dims: { kvHeads } }, ...attention }, capacity } = this;
+    const { encoder: { codec } } = attention[side], sizes = sizesOf(attention[side], kvHeads, capacity);
+    const words = moreWords(codec), rows = Math.min(sizes.room, count * BLOCK);
+    const parts = Array.from({ length: kvHeads }, (_, k) => ({
+      from: 2 * sizes.count * kvHeads + k * sizes.room * words,
+      count: rows * words,
+    }));
+    const index = { from: 0, count: count * kvHeads * 2 };
+    return [
+      {
+        ...{ name: `${name}.index`, dtype: "U32", shape: [count, kvHeads, 2] },
+        read: () => readWords(gpu, more, [index]),
+      },
+      {
+        ...{ name: `${name}.further`, dtype: "U32", shape: [kvHeads, rows, words] },
+        read: () => readWords(gpu, more, parts),
+      },
+    ];
+  }
+
+  /**
+   * Takes up further codes of blocks from `base` on behind those that are held; what there is no room for is left out, and
+   * its tokens keep the stages of all.
+   */
+  async #appendFurther(
+    side: "keys" | "values",
+    more: Tensor,
+    base: number,
+    held: number,
+    index: Uint32Array,
+    further: Uint32Array,
+  ): Promise<void> {
+    const { gpu, exact: { dims: { kvHeads } }, ...attention } = this.attention,
+      { encoder: { codec } } = attention[side];
+    const words = moreWords(codec), { count, room } = sizesOf(attention[side], kvHeads, this.capacity);
+    const last = { from: 2 * (base - 1) * kvHeads, count: 2 * kvHeads };
+    const before = held > 0 ? new Uint32Array(await readWords(gpu, more, [last])) : undefined;
+    const rows = further.length / kvHeads / words;
+    for (let k = 0; k < kvHeads; k++) {
+      const taken = before ? before[2 * k + 1]! + bitCount(before[2 * k]! & (0xffffffff >>> (32 - held))) : 0;
+      for (let at = 2 * k; at < index.length; at += 2 * kvHeads) {
+        const start = taken + index[at + 1]!;
+        for (let mask = index[at]!, entry = start; mask !== 0; mask &= mask - 1, entry++) {
+          if (entry >= room) index[at]! &= ~(mask & -mask);
+        }
+        index[at + 1] = Math.min(start, room);
+      }
+      const fits = Math.min(rows, room - taken) * words, to = 2 * count * kvHeads + (k * room + taken) * words;
+      if (fits > 0) gpu.write(more, further.subarray(k * rows * words, k * rows * words + fits), 4 * to);
+    }
+    gpu.write(more, index, 4 * 2 * base * kvHeads);
   }
 
   /**
@@ -537,6 +613,13 @@ export class CodeCache implements KvCache {
       copyRows(commands, keys, layer.keys.exact, target);
       copyRows(commands, values, layer.values.exact, target);
       commands.submit();
+      for (const side of theirs > 0 ? ["keys", "values"] as const : []) {
+        const { more } = layer[side], name = `layers.${i}.${side}`;
+        if (!more) continue;
+        const index = new Uint32Array(await read(`${name}.index`)),
+          further = new Uint32Array(await read(`${name}.further`));
+        await this.#appendFurther(side, more, base, endOf(before), index, further);
+      }
     }
     await gpu.settle();
     this.#state = this.#next = next;
@@ -561,6 +644,18 @@ function encodedOf(runs: readonly Run[]): number {
 function blocksOf(runs: readonly Run[]): number {
   const last = runs.at(-1);
   return last ? last.block + blocks(last.tokens) : 0;
+}
+
+function bitCount(mask: number): number {
+  let bits = 0;
+  for (; mask !== 0; mask &= mask - 1) bits++;
+  return bits;
+}
+
+/** Tokens of the last run's last block; none without runs. */
+function endOf(runs: readonly Run[]): number {
+  const last = runs.at(-1);
+  return last ? (last.tokens - 1) % BLOCK + 1 : 0;
 }
 
 /** Runs with more blocks at the end: the last run goes on where it ends with a whole block. */

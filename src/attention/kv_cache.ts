@@ -127,6 +127,23 @@ export function readAll(gpu: Gpu, tensor: Tensor): Promise<ArrayBuffer> {
   return tensor.byteLength > 0 ? gpu.read(tensor) : Promise.resolve(new ArrayBuffer(0));
 }
 
+/** Words `[from, from + count)` of a tensor, part after part. */
+export async function readWords(
+  gpu: Gpu,
+  tensor: Tensor,
+  parts: readonly { readonly from: number; readonly count: number }[],
+): Promise<ArrayBuffer> {
+  using words = gpu.alloc("words to save", "u32", [parts.reduce((sum, { count }) => sum + count, 0)]);
+  const commands = gpu.commands("read words");
+  let to = 0;
+  for (const { from, count } of parts) {
+    if (count > 0) commands.copy(tensor, words, 4 * count, 4 * from, 4 * to);
+    to += count;
+  }
+  commands.submit();
+  return await readAll(gpu, words);
+}
+
 /** Puts halves `[K][T][D]` in rows of a tensor `u32 [K][rows][D/2]`. */
 export function writeRows(gpu: Gpu, tensor: Tensor, halves: Uint16Array, parts: readonly Rows[]): void {
   const [heads, , words] = tensor.shape as [number, number, number];

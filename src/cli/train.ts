@@ -4,6 +4,8 @@ import {
   distortionTable,
   load,
   recordedDistortion,
+  type TierShare,
+  type TierShares,
   trainCodebooks,
   type TrainCodebooksOptions,
 } from "../../mod.ts";
@@ -27,8 +29,10 @@ const TRAIN_HELP = `usage: commvq train --text F... --out C [OPTIONS]
   --beam N            ways that encoding keeps, 1 to 8 (4); 1 is greedy, as published
   --key-stages A[,B]  stages of keys at --bits, and at 1 bit; as published without
   --value-stages A[,B]        likewise of values; K12 V8 and K7 V3 keep retrieval best at 2 bits and at 1
+  --tiers B:K,V       tiers at B bits instead: stages of all tokens and of those that these miss by too much, and the share
+                      of these, of keys and of values, as 1:5-12@0.12,2-8@0.25; may be repeated
   --soft              annealed soft assignment, as published; by default hard, as good in a third of the steps
-  --int8              store words in 8 bits
+  --int8, --int4      store words in 8 bits, or those of stages after the fifth in 4
   --seed S            equal seeds give equal codebooks on the same device (1)
   --resume            go on where an interrupted run stopped`;
 
@@ -53,6 +57,23 @@ function splitsOf(args: Args, bits: 1 | 2): TrainCodebooksOptions["splits"] {
   return { [bits]: at(0), ...keys.length > 1 && { 1: at(1) } };
 }
 
+/** Tiers from `--tiers 1:5-12@0.12,2-8@0.25`. */
+function tiersOf(args: Args): TierShares | undefined {
+  const out: Partial<Record<1 | 2, NonNullable<TierShares[1]>>> = {}, list = args.list("tiers");
+  for (const text of list) {
+    const side = (text: string): TierShare | undefined => {
+      const [, base, stages, share] = /^(\d+)-(\d+)@(0?\.\d+)$/.exec(text)?.map(Number) ?? [];
+      return share && base! > 0 && stages! > base! ? { base: base!, stages: stages!, share } : undefined;
+    };
+    const [, bits, k = "", v = ""] = /^([12]):([^,]+),([^,]+)$/.exec(text) ?? [], keys = side(k), values = side(v);
+    if (!keys || !values) {
+      throw new UsageError(`Cannot use --tiers ${text}: it must be as 1:5-12@0.12,2-8@0.25`);
+    }
+    out[Number(bits) as 1 | 2] = { keys, values };
+  }
+  return list.length > 0 ? out : undefined;
+}
+
 /** `train`: codebooks for a model, from texts. */
 export async function train(argv: string[]): Promise<void> {
   if (argv.includes("--help")) return console.log(TRAIN_HELP);
@@ -61,8 +82,8 @@ export async function train(argv: string[]): Promise<void> {
       ...["model", "out", "bits", "tokens", "values", "seed", "metric", "value-metric", "beam"],
       ...["key-stages", "value-stages", "value-seeds"],
     ],
-    many: ["text"],
-    flags: ["resume", "tied", "untied", "soft", "int8"],
+    many: ["text", "tiers"],
+    flags: ["resume", "tied", "untied", "soft", "int8", "int4"],
   });
   if (args.rest.length > 0) {
     throw new UsageError(`Cannot use '${args.rest[0]}' with 'train': texts are named by --text`);
@@ -101,8 +122,9 @@ export async function train(argv: string[]): Promise<void> {
       valueMetric: choice(args, "value-metric", ["output", "plain"]),
       beam: args.integer("beam", 1, 8),
       splits: splitsOf(args, bits),
+      tiers: tiersOf(args),
       assignment: args.flag("soft") ? "soft" : "hard",
-      precision: args.flag("int8") ? "int8" : "f16",
+      precision: args.flag("int4") ? "int4" : args.flag("int8") ? "int8" : "f16",
       seed: args.integer("seed", 0, 2 ** 31),
       resume: args.flag("resume"),
       record: {

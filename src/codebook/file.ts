@@ -2,14 +2,15 @@
  * Codebook files: safetensors that say which model they are for, how they code it, and how they came to be.
  *
  * Words of stage `s` of layer `l` are `layers.l.keys.s` and `layers.l.values.s`, `F16 [K][rows][P][2]`, or `I8` of the same
- * shape with `F16 [K][rows]` peaks beside them (`.peaks`; a number is n times the peak over 127). A tied stage has the rows
+ * shape with `F16 [K][rows]` peaks beside them (`.peaks`; a number is n times the peak over 127), or `I8 [K][rows][P]` with
+ * two numbers a byte (n times the peak over 7, the real part in the lower half; words.ts). A tied stage has the rows
  * of u alone. A side that was trained in a metric has its root as `layers.l.keys.metric`, `F16 [K][D][D]` (metric.ts); words
  * are those of the plain space all the same. The published value encoder's arrays are `layers.l.values.` and their own names.
  *
  * @module
  */
 import { type CodecShape, PAIR_WORDS, publishedStages, type Stage, stageRows } from "../core/codec.ts";
-import { FileFormatError } from "../core/errors.ts";
+import { FileFormatError, UnsupportedModelError } from "../core/errors.ts";
 import { type ValueDims, valueWidths, type VectorDims } from "../core/shapes.ts";
 import {
   readSafetensors,
@@ -21,7 +22,7 @@ import {
 import { type ByteSource, openSource } from "../files/source.ts";
 import { expectMetric } from "./metric.ts";
 import { type NamedArray, VALUE_ARRAYS, type ValueArrays, valueArrayShapes } from "./value_encoder.ts";
-import { negated, packInt8, type Precision, unpackInt8 } from "./words.ts";
+import { levels, negated, packWords, type Precision, unpackWords } from "./words.ts";
 
 const FORMAT = "commvq-codebook", VERSION = "1";
 
@@ -60,6 +61,8 @@ export interface Tier {
   readonly base: number;
   /** Stages of those whose squared error in the metric, by `base` stages, is above their head's threshold. */
   readonly stages: number;
+  /** Of the calibration's tokens, those. A cache has room for an eighth more (`moreRoom` of core/pack.ts). */
+  readonly share: number;
   /** `[layers][K]` */
   readonly thresholds: readonly (readonly number[])[];
 }
@@ -86,7 +89,7 @@ export interface Codebook {
   readonly beam?: number;
   /** Stages in use where both sides are asked for at 1 or 2 bits; as published where nothing is said. */
   readonly splits?: Readonly<Partial<Record<1 | 2, StageCounts>>>;
-  /** What takes the place of `splits` where tiers are in use: so far, evaluation alone. */
+  /** What takes the place of `splits` at 1 or 2 bits of both sides, if there are any for these. */
   readonly tiers?: Readonly<Partial<Record<1 | 2, Tiers>>>;
   /** Words, layer by layer. */
   readonly layers: readonly LayerBook[];
@@ -103,6 +106,43 @@ export function isAdditive(values: CodecShape | ValueDims): values is CodecShape
 export function stagesAt({ splits, keys: { headDim } }: Codebook, { k, v }: { k: 1 | 2; v: 1 | 2 }): StageCounts {
   const own = k === v ? splits?.[k] : undefined;
   return own ?? { keys: publishedStages(headDim, k), values: publishedStages(headDim, v) };
+}
+
+/** What one side of a codebook is coded in: its stages, the tier they are in if there are two, its words and metrics. */
+export interface SideBook {
+  readonly codec: CodecShape;
+  readonly tier: Tier | undefined;
+  /** Words of the codec's stages, layer by layer. */
+  readonly words: readonly (readonly Uint16Array[])[];
+  /** Layer by layer, if there are any. */
+  readonly metrics: readonly (Uint16Array | undefined)[];
+}
+
+/**
+ * One side at so many bits: in tiers if the codebook has some for them, else in the stages of {@linkcode stagesAt}; without
+ * bits, in all its stages. Throws `UnsupportedModelError` for values of the published encoder and for too few stages.
+ */
+export function sideBook(
+  codebook: Codebook,
+  side: "keys" | "values",
+  bits?: { readonly k: 1 | 2; readonly v: 1 | 2 },
+): SideBook {
+  const whole = codebook[side];
+  if (!isAdditive(whole)) throw new UnsupportedModelError("Cannot use the published value encoder as additive codes");
+  const tier = bits && bits.k === bits.v ? codebook.tiers?.[bits.k]?.[side] : undefined;
+  const count = tier?.stages ?? (bits ? stagesAt(codebook, bits)[side] : whole.stages.length);
+  if (count > whole.stages.length) {
+    throw new UnsupportedModelError(
+      `Cannot code ${side} at ${bits![side === "keys" ? "k" : "v"]} bits as the codebook has ${whole.stages.length} ` +
+        `stages of the ${count}`,
+    );
+  }
+  return {
+    codec: { ...whole, stages: whole.stages.slice(0, count), ...tier && { base: tier.base } },
+    tier,
+    words: codebook.layers.map((layer) => (layer[side] as readonly Uint16Array[]).slice(0, count)),
+    metrics: codebook.layers.map(({ metrics }) => metrics?.[side]),
+  };
 }
 
 /** The codebook of the first stages alone: greedy stages do not depend on later ones. */
@@ -139,9 +179,7 @@ export async function writeCodebook(path: string, codebook: Codebook): Promise<v
     tensors: Record<string, TensorData> = {};
   codebook.layers.forEach((layer, l) => {
     const put = (codec: CodecShape, side: string, stages: readonly Uint16Array[]) =>
-      codec.stages.forEach((stage, s) =>
-        putStage(tensors, `layers.${l}.${side}.${s}`, codec, stage, stages[s]!, codebook)
-      );
+      codec.stages.forEach((_, s) => putStage(tensors, `layers.${l}.${side}.${s}`, codec, s, stages[s]!, codebook));
     put(keys, "keys", layer.keys);
     for (const [side, data] of Object.entries(layer.metrics ?? {})) {
       const shape = [model.kvHeads, model.headDim, model.headDim];
@@ -174,22 +212,31 @@ export async function writeCodebook(path: string, codebook: Codebook): Promise<v
 function putStage(
   tensors: Record<string, TensorData>,
   name: string,
-  { headDim }: CodecShape,
-  stage: Stage,
+  { headDim, stages }: CodecShape,
+  index: number,
   words: Uint16Array,
   { model: { kvHeads }, precision }: Codebook,
 ): void {
-  const rows = storedRows(stage), all = stageRows(stage), shape = [kvHeads, rows, headDim / 2, 2];
+  const stage = stages[index]!,
+    most = levels(precision, index),
+    rows = storedRows(stage),
+    all = stageRows(stage),
+    shape = [kvHeads, rows, headDim / 2, 2];
   const kept = new Uint16Array(kvHeads * rows * headDim);
   for (let k = 0; k < kvHeads; k++) {
     kept.set(words.subarray(k * all * headDim, (k * all + rows) * headDim), k * rows * headDim);
   }
-  if (precision === "f16") tensors[name] = { dtype: "F16", shape, data: kept };
+  if (!most) tensors[name] = { dtype: "F16", shape, data: kept };
   else {
-    const { numbers, peaks } = packInt8(kept, headDim);
-    tensors[name] = { dtype: "I8", shape, data: numbers };
+    const { numbers, peaks } = packWords(kept, headDim, most);
+    tensors[name] = { dtype: "I8", shape: storedShape(shape, most), data: numbers };
     tensors[`${name}.peaks`] = { dtype: "F16", shape: [kvHeads, rows], data: peaks };
   }
+}
+
+/** Of words in steps of their peak: of 7, two numbers share a byte. */
+function storedShape(shape: readonly number[], most: 127 | 7): readonly number[] {
+  return most === 7 ? shape.slice(0, -1) : shape;
 }
 
 /** Reads a codebook, whole or from training under way. Throws `FileFormatError` for any other file. */
@@ -200,8 +247,8 @@ export async function readCodebook(location: string | URL): Promise<Codebook> {
   for (let l = 0; l < finished; l++) {
     const get = async (codec: CodecShape, side: string): Promise<Uint16Array[]> => {
       const out: Uint16Array[] = [];
-      for (const [s, stage] of codec.stages.entries()) {
-        out.push(await getStage(source, file, `layers.${l}.${side}.${s}`, codec, stage, model.kvHeads, precision));
+      for (const s of codec.stages.keys()) {
+        out.push(await getStage(source, file, `layers.${l}.${side}.${s}`, codec, s, model.kvHeads, precision));
       }
       return out;
     };
@@ -276,7 +323,7 @@ function readAbout(name: string, metadata: Safetensors["metadata"]): About {
       if (!(Number.isInteger(count) && count > 0)) throw new RangeError("counts must be whole numbers above 0");
     }
     if (!(finished >= 0 && finished <= layers)) throw new RangeError(`${finished} of ${layers} layers`);
-    if (about.precision !== "f16" && about.precision !== "int8") throw new RangeError(`precision ${about.precision}`);
+    if (!["f16", "int8", "int4"].includes(about.precision)) throw new RangeError(`precision ${about.precision}`);
     const values: CodecShape | ValueDims = Array.isArray(about.values)
       ? { headDim, stages: stagesOf(about.values, headDim) }
       : { features: kvHeads * headDim, bits: about.values.bits };
@@ -291,9 +338,9 @@ function readAbout(name: string, metadata: Safetensors["metadata"]): About {
       if (!fits(counts.keys, keys) || !fits(counts.values, values)) throw new RangeError("splits beyond its stages");
     }
     for (const { keys: k, values: v } of Object.values(tiers ?? {}) as Tiers[]) {
-      const fits = ({ base, stages, thresholds }: Tier, codec: CodecShape | ValueDims): boolean =>
-        isAdditive(codec) && base > 0 && base < stages && stages <= codec.stages.length &&
-        thresholds.length === layers &&
+      const fits = ({ base, stages, share, thresholds }: Tier, codec: CodecShape | ValueDims): boolean =>
+        isAdditive(codec) && Number.isInteger(base) && Number.isInteger(stages) && base > 0 && base < stages &&
+        stages <= codec.stages.length && share > 0 && share < 1 && thresholds.length === layers &&
         thresholds.every((ofHeads) => ofHeads.length === kvHeads && ofHeads.every(Number.isFinite));
       if (!fits(k, keys) || !fits(v, values)) throw new RangeError("tiers beyond its stages, layers or heads");
     }
@@ -326,15 +373,20 @@ async function getStage(
   source: ByteSource,
   file: Safetensors,
   name: string,
-  { headDim }: CodecShape,
-  stage: Stage,
+  { headDim, stages }: CodecShape,
+  index: number,
   heads: number,
   precision: Precision,
 ): Promise<Uint16Array> {
-  const rows = storedRows(stage), all = stageRows(stage), shape = [heads, rows, headDim / 2, 2];
-  const kept = precision === "f16" ? new Uint16Array(await getTensor(source, file, name, "F16", shape)) : unpackInt8(
-    new Int8Array(await getTensor(source, file, name, "I8", shape)),
+  const stage = stages[index]!,
+    most = levels(precision, index),
+    rows = storedRows(stage),
+    all = stageRows(stage),
+    shape = [heads, rows, headDim / 2, 2];
+  const kept = !most ? new Uint16Array(await getTensor(source, file, name, "F16", shape)) : unpackWords(
+    new Int8Array(await getTensor(source, file, name, "I8", storedShape(shape, most))),
     new Uint16Array(await getTensor(source, file, `${name}.peaks`, "F16", [heads, rows])),
+    most,
   );
   if (rows === all) return kept;
   const words = new Uint16Array(heads * all * headDim), half = rows * headDim;

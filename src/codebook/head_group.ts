@@ -4,7 +4,6 @@
  * @module
  */
 import { type Stage, stageRows } from "../core/codec.ts";
-import { fromF16Array } from "../core/f16.ts";
 import { BLOCK, blocks } from "../core/pack.ts";
 import type { Rng } from "../core/rng.ts";
 import {
@@ -156,8 +155,8 @@ export class HeadGroup implements Disposable {
   async #apply(metric: Uint16Array): Promise<void> {
     const { gpu, head, heads } = this, { headDim } = this.dims, size = headDim ** 2;
     const op = await CodeMetric.create(gpu, headDim), commands = gpu.commands("metric");
-    const own = fromF16Array(metric.subarray(head * size, (head + heads) * size));
-    using matrices = gpu.upload("metric", "f32", [heads, headDim, headDim], own);
+    const own = metric.subarray(head * size, (head + heads) * size);
+    using matrices = gpu.upload("metric", "u32", [heads, headDim, headDim / 2], own);
     op.encode(commands, { residual: this.#residual, metric: matrices }, blocks(this.tokens));
     commands.submit();
   }

@@ -108,7 +108,10 @@ export function headMetric(metric: Uint16Array, head: number, headDim: number): 
   return Float64Array.from(fromF16Array(metric.subarray(head * headDim ** 2, (head + 1) * headDim ** 2)));
 }
 
-/** Words `[K][rows][D]` as an encoder in a metric `[K][D][D]` compares with, all half-precision bits. */
+/**
+ * Words `[K][rows][D]` as training in a metric `[K][D][D]` compares with, all half-precision bits. An encoder's are made by
+ * `code_search`, whose sums are f32: one in thousands rounds to the neighbour.
+ */
 export function metricWords(words: Uint16Array, metric: Uint16Array, headDim: number): Uint16Array {
   const heads = metric.length / headDim ** 2, size = words.length / heads, out = new Uint16Array(words.length);
   for (let head = 0; head < heads; head++) {

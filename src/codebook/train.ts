@@ -14,7 +14,7 @@ import type { Gpu } from "../gpu/gpu.ts";
 import { headBytes, HeadGroup, type HeadStep, tokensOf, type Vectors, zeroWords } from "./head_group.ts";
 import { expectMetric, headMetric, inverted, metricWords, timesMatrix } from "./metric.ts";
 import { solveStage } from "./solve.ts";
-import { type Precision, roundWords } from "./words.ts";
+import { levels, type Precision, roundWords } from "./words.ts";
 
 /** How many M steps a stage has, unless told: the soft schedule's are the published ones. */
 const ITERATIONS = { hard: 30, soft: 100 };
@@ -242,6 +242,8 @@ async function trainStage(groups: readonly Trainer[], stage: number, { signal }:
 class Trainer {
   readonly heads: Head[];
   #stage!: Stage;
+  /** What the stage's words are stored as. */
+  #levels: number | undefined;
   /** Temperatures of a stage's E steps, 0 for hard ones; as many M steps follow them. */
   #temperatures: readonly number[] = [];
   isDone = false;
@@ -268,7 +270,7 @@ class Trainer {
 
   /** Words are rounded as they are stored; those in a metric's space only for the GPU, and as stored at the stage's end. */
   #rounded(words: Float64Array): Uint16Array {
-    return roundWords(words, this.#width, this.#metric ? "f16" : this.options.precision ?? "f16");
+    return roundWords(words, this.#width, this.#metric ? undefined : this.#levels);
   }
 
   get #width(): number {
@@ -278,6 +280,7 @@ class Trainer {
   /** Draws the words that a stage starts from. */
   async begin(index: number): Promise<void> {
     const stage = this.#stage = this.codec.stages[index]!, rows = stageRows(stage);
+    this.#levels = levels(this.options.precision ?? "f16", index);
     await this.group.begin(stage);
     if (index === 0) {
       this.group.submit(zeroWords(this.heads.length, stage, this.#width));
@@ -332,10 +335,10 @@ class Trainer {
 
   /** Takes each head's best words off its residuals; a metric's as they will be there once they have been stored. */
   async finish(): Promise<void> {
-    const { precision = "f16" } = this.options, D = this.#width, metric = this.#metric;
+    const D = this.#width, metric = this.#metric;
     this.#inverses.forEach((inverse, h) => {
       const head = this.heads[h]!;
-      head.best = roundWords(timesMatrix(fromF16Array(head.best), inverse, D), D, precision);
+      head.best = roundWords(timesMatrix(fromF16Array(head.best), inverse, D), D, this.#levels);
     });
     const words = joined(this.heads.map((head) => head.best));
     this.group.submit(metric ? metricWords(words, metric, D) : words, { keep: true });

@@ -4,7 +4,7 @@
  * @module
  */
 import type { CodecShape } from "../core/codec.ts";
-import type { ValueDims } from "../core/shapes.ts";
+import type { ValueDims, VectorDims } from "../core/shapes.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import {
@@ -198,7 +198,7 @@ async function trainValues(
 }
 
 /** Values of all parts as one tensor `f32 [T][K·D]`, which the caller owns. */
-async function rowsOf(gpu: Gpu, model: ModelShape, vectors: Vectors): Promise<Tensor> {
+export async function rowsOf(gpu: Gpu, model: VectorDims, vectors: Vectors): Promise<Tensor> {
   const { form, parts, offset = 0 } = vectors,
     features = model.kvHeads * model.headDim,
     tokens = tokensOf(vectors, model);

@@ -44,6 +44,11 @@ export interface CodecShape {
   readonly headDim: number;
   /** The terms, in order. */
   readonly stages: readonly Stage[];
+  /**
+   * Stages that every token is coded in, where there are two *tiers*: tokens that these miss by too much are coded in all
+   * stages. Without it, all tokens are.
+   */
+  readonly base?: number;
 }
 
 /** One stored code: `bits` wide, at word `word` of a block, row `row` of the table plus the code. */
@@ -51,7 +56,7 @@ export interface Field {
   readonly stage: number;
   readonly group: number;
   readonly bits: 12 | 8;
-  /** First word of the field in a block of 32 tokens. */
+  /** First word of the field in a block of 32 tokens, or first bit in a token's codes. */
   readonly word: number;
   /** First row of the stage in the table. */
   readonly row: number;
@@ -80,6 +85,16 @@ export function tableRows(shape: CodecShape): number {
   return shape.stages.reduce((sum, stage) => sum + stageRows(stage), 0);
 }
 
+/** Stages that every token is coded in, as a codec of their own. */
+export function baseOf({ headDim, stages, base }: CodecShape): CodecShape {
+  return { headDim, stages: stages.slice(0, base) };
+}
+
+/** Stages that only some tokens are coded in. */
+export function moreStages({ stages, base = stages.length }: CodecShape): number {
+  return stages.length - base;
+}
+
 /** Every stored code of a token and head, in order. Throws `RangeError` for groups that do not cut the head evenly. */
 export function fields(shape: CodecShape): Field[] {
   const out: Field[] = [], pairs = shape.headDim / 2;
@@ -98,7 +113,16 @@ export function fields(shape: CodecShape): Field[] {
   return out;
 }
 
-/** Bits of all codes of one token and head: the words of a block of 32 tokens. */
+/** Bits of the codes that every token and head has: the words of a block of 32 tokens. */
 export function codeBits(shape: CodecShape): number {
+  return fieldBits(baseOf(shape));
+}
+
+/** Words of the further codes of a token and head that has some. */
+export function moreWords(shape: CodecShape): number {
+  return Math.ceil((fieldBits(shape) - codeBits(shape)) / 32);
+}
+
+function fieldBits(shape: CodecShape): number {
   return fields(shape).reduce((sum, field) => sum + field.bits, 0);
 }

@@ -5,9 +5,13 @@
  * which token t of the block has bits `[b·t, b·t + b)`, least significant first. Blocks come first, so a cache grows
  * and is cut at its end without moving anything. `wgsl/code_encode.wgsl` writes this layout and `wgsl/parts/octet.wgsl` reads it.
  *
+ * Where a codec has tiers, blocks hold the stages of every token, and `more u32` what some tokens have more: first an
+ * index `[blocks][K][2]` (which of a block's tokens, as bits; how many of the head's earlier tokens), then their further
+ * codes `[K][room][moreWords]`, a token's fields bit after bit from a word's lowest on.
+ *
  * @module
  */
-import { codeBits, type CodecShape, fields } from "./codec.ts";
+import { baseOf, codeBits, type CodecShape, fields, moreWords } from "./codec.ts";
 
 /** Tokens of a block. */
 export const BLOCK = 32;
@@ -31,9 +35,9 @@ export function getCode(words: Uint32Array, at: number, bits: number, t: number)
   return (low | high) & ((1 << bits) - 1);
 }
 
-/** Packs `codes [T][K][fields]` to words `[blocks(T)][K][bits]`; the last block is padded with zeros. */
+/** Packs `codes [T][K][fields of all tokens]` to words `[blocks(T)][K][bits]`; the last block is padded with zeros. */
 export function packCodes(shape: CodecShape, kvHeads: number, codes: Uint16Array): Uint32Array {
-  const list = fields(shape), bits = codeBits(shape), tokens = codes.length / (kvHeads * list.length);
+  const list = fields(baseOf(shape)), bits = codeBits(shape), tokens = codes.length / (kvHeads * list.length);
   const words = new Uint32Array(blocks(tokens) * kvHeads * bits);
   for (let t = 0; t < tokens; t++) {
     for (let k = 0; k < kvHeads; k++) {
@@ -46,7 +50,7 @@ export function packCodes(shape: CodecShape, kvHeads: number, codes: Uint16Array
 
 /** The inverse of {@linkcode packCodes} for the first `tokens`. */
 export function unpackCodes(shape: CodecShape, kvHeads: number, words: Uint32Array, tokens: number): Uint16Array {
-  const list = fields(shape), bits = codeBits(shape), codes = new Uint16Array(tokens * kvHeads * list.length);
+  const list = fields(baseOf(shape)), bits = codeBits(shape), codes = new Uint16Array(tokens * kvHeads * list.length);
   for (let t = 0; t < tokens; t++) {
     for (let k = 0; k < kvHeads; k++) {
       const block = ((t >>> 5) * kvHeads + k) * bits, to = (t * kvHeads + k) * list.length;
@@ -54,4 +58,19 @@ export function unpackCodes(shape: CodecShape, kvHeads: number, words: Uint32Arr
     }
   }
   return codes;
+}
+
+/** Tokens of a head that further codes are kept for, of `capacity` of which a `share` is meant to have some: an eighth more. */
+export function moreRoom(capacity: number, share: number): number {
+  return Math.min(capacity, Math.ceil(1.125 * share * capacity) + BLOCK);
+}
+
+/** Words of `more`: its index, and codes of `room` tokens a head. */
+export function moreSize(shape: CodecShape, kvHeads: number, codeBlocks: number, room: number): number {
+  return codeBlocks * kvHeads * 2 + kvHeads * room * moreWords(shape);
+}
+
+/** The room that `more` of so many words has. */
+export function roomOf(shape: CodecShape, kvHeads: number, codeBlocks: number, words: number): number {
+  return moreWords(shape) === 0 ? 0 : Math.floor((words - codeBlocks * kvHeads * 2) / (kvHeads * moreWords(shape)));
 }

@@ -424,33 +424,44 @@ export function codeEncodeShapes(
   };
 }
 
-/** Tensors of `code_metric`: a matrix a head, in the components' order. */
+/** Tensors of `code_metric`: a matrix a head, in the components' order, two halves in a word. */
 export function codeMetricShapes(dims: Omit<EmDims, "stage">): Record<"residual" | "metric", Shape> {
   const { heads, headDim } = dims;
-  return { residual: residualShape(dims), metric: [heads, headDim, headDim] };
+  return { residual: residualShape(dims), metric: [heads, headDim, headDim / 2] };
 }
 
-/** Tensors of `code_select`: residuals of `capacity` tokens, of which two caches hold the first `tokens`. */
-export function codeSelectShapes(
-  dims: Omit<EmDims, "stage"> & { readonly capacity: number; readonly scales: number },
-): Record<"residual" | "scales" | "thresholds" | "fromCache" | "toCache" | "picked", Shape> {
-  const { heads, headDim, tokens, capacity, scales } = dims, cache = [heads, tokens, headDim / 2];
-  return {
-    residual: residualShape({ headDim, heads, tokens: capacity }),
-    scales: [scales],
-    thresholds: [heads],
-    fromCache: cache,
-    toCache: cache,
-    picked: [heads, tokens],
-  };
+/** Tensors of `code_search`. */
+export function codeSearchShapes(heads: number, codec: CodecShape): Record<"table" | "metric" | "search", Shape> {
+  const { headDim } = codec, { table } = codeGramShapes(heads, codec);
+  return { table, metric: [heads, headDim, headDim / 2], search: table };
 }
 
-/** Tensors of `code_beam`: those of `code_encode`, but for codes that are not packed. */
+/** Tensors of `code_beam`: those of `code_encode`, but for codes, of the first `stages` or all, that are not packed. */
 export function codeBeamShapes(
-  dims: Omit<Parameters<typeof codeEncodeShapes>[0], "codeBlocks">,
+  dims: Omit<Parameters<typeof codeEncodeShapes>[0], "codeBlocks"> & { readonly stages?: number },
 ): Record<"residual" | "table" | "gram" | "fields" | "raw", Shape> {
-  const { residual, table, gram, fields } = codeEncodeShapes({ ...dims, codeBlocks: 0 });
-  return { residual, table, gram, fields, raw: codePackShapes({ ...dims, codeBlocks: 0 }).raw };
+  const { codec, stages, heads, capacity } = dims,
+    { residual, table, gram } = codeEncodeShapes({ ...dims, codeBlocks: 0 });
+  const count = fields({ ...codec, stages: codec.stages.slice(0, stages) }).length;
+  return { residual, table, gram, fields: [count, 4], raw: [heads, blocks(capacity), BLOCK, count] };
+}
+
+/** Tensors of `code_tier`. */
+export function codeTierShapes(
+  dims: {
+    readonly codec: CodecShape;
+    readonly heads: number;
+    readonly capacity: number;
+    readonly scales: number;
+    readonly more: number;
+  },
+): Record<"residual" | "scales" | "thresholds" | "fields" | "all" | "raw" | "more", Shape> {
+  const { codec, heads, capacity, scales, more } = dims, { residual, fields, raw } = codeBeamShapes(dims);
+  return {
+    ...{ residual, scales: [scales], thresholds: [heads], fields, all: raw },
+    raw: codeBeamShapes({ codec, heads, capacity, stages: codec.base }).raw,
+    more: [more],
+  };
 }
 
 /** Tensors of `code_pack`: codes of `capacity` tokens, token by token, and `codeBlocks` packed blocks. */
@@ -488,15 +499,14 @@ export function codeShapes(
   };
 }
 
-/** Tensors of `code_decode`; `stream` tokens have positions, if any; `tableRows` as `ropeTableRows` counts them. */
+/** Tensors of `code_decode`; `tableRows` as `ropeTableRows` counts them. */
 export function codeDecodeShapes(
-  dims: CodeDims & { readonly capacity: number; readonly tableRows: number; readonly stream?: number },
-): Record<"table" | "codes" | "quads" | "scales" | "ropeTable" | "out", Shape> & { positions?: Shape } {
-  const { kvHeads, codec: { headDim }, capacity, tableRows, stream } = dims;
+  dims: CodeDims & { readonly capacity: number; readonly tableRows: number },
+): Record<"table" | "codes" | "quads" | "scales" | "ropeTable" | "out", Shape> {
+  const { kvHeads, codec: { headDim }, capacity, tableRows } = dims;
   return {
     ...codeShapes(dims),
     ropeTable: [tableRows, headDim / 2, 2],
-    ...(stream === undefined ? {} : { positions: [kvHeads, stream] }),
     out: exactCacheShape({ kvHeads, capacity, headDim }),
   };
 }
@@ -531,16 +541,15 @@ export interface CodeScoresDims extends CodeDims {
 
 /** Tensors of `attn_codes_scores`; `table` is a `q_table` where `isCommuted`. */
 export function attnCodesScoresShapes(
-  dims: CodeScoresDims & { readonly tableRows: number; readonly stream?: number; readonly isCommuted?: boolean },
-): Record<"q" | "table" | "codes" | "quads" | "scales" | "ropeTable" | "scores", Shape> & { positions?: Shape } {
-  const { qHeads, kvHeads, codec, tableRows, stream, isCommuted } = dims, { q, out } = qTableShapes(dims);
+  dims: CodeScoresDims & { readonly tableRows: number; readonly isCommuted?: boolean },
+): Record<"q" | "table" | "codes" | "quads" | "scales" | "ropeTable" | "scores", Shape> {
+  const { qHeads, codec, tableRows, isCommuted } = dims, { q, out } = qTableShapes(dims);
   const { table, ...rest } = codeShapes(dims);
   return {
     q,
     table: isCommuted ? out : table,
     ...rest,
     ropeTable: [tableRows, codec.headDim / 2, 2],
-    ...(stream === undefined ? {} : { positions: [kvHeads, stream] }),
     scores: codeScoresShape({ ...dims, qHeads }),
   };
 }

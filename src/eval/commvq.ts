@@ -4,14 +4,12 @@
  * @module
  */
 import { Encoder } from "../codebook/encode.ts";
-import { type Codebook, expectFits, isAdditive, stagesAt, type Tier, truncate } from "../codebook/file.ts";
+import { type Codebook, expectFits, isAdditive, sideBook } from "../codebook/file.ts";
 import { type ValueArrays, ValueEncoder } from "../codebook/value_encoder.ts";
-import { codeBits, type CodecShape } from "../core/codec.ts";
+import { codeBits } from "../core/codec.ts";
 import type { ValueDims } from "../core/shapes.ts";
-import { BLOCK, blocks } from "../core/pack.ts";
 import { elements, type Tensor } from "../gpu/tensor.ts";
 import { CodeDecode } from "../kernels/code_decode.ts";
-import { CodeSelect } from "../kernels/code_select.ts";
 import { codeQuads } from "../kernels/packed_codes.ts";
 import type { Forward } from "./forward.ts";
 import type { Method } from "./methods.ts";
@@ -44,21 +42,18 @@ export async function codebookMethod(
 ): Promise<Method> {
   const { layers, kvHeads, headDim } = forward.config;
   expectFits(name, codebook, { layers, kvHeads, headDim, fingerprint });
-  const tiers = bits && bits.k === bits.v ? codebook.tiers?.[bits.k] : undefined;
-  const book = bits && !tiers ? truncate(codebook, stagesOf(codebook, bits, name)) : codebook;
-  const additive = (side: "keys" | "values"): Promise<Side> =>
-    tiers ? tieredSide(forward, side, book, tiers[side], owned) : additiveSide(forward, side, book, owned);
+  const additive = (side: "keys" | "values"): Promise<Side> => additiveSide(forward, side, codebook, bits, owned);
   const keys = await additive("keys");
-  const values = isAdditive(book.values) ? await additive("values") : await encoderSide(forward, book, owned);
-  const { text = "unknown text", tokens = "?" } = book.record;
+  const values = isAdditive(codebook.values)
+    ? await additive("values")
+    : await encoderSide(forward, codebook, bits?.v, name, owned);
+  const { text = "unknown text", tokens = "?" } = codebook.record;
   return {
     name,
     about: `CommVQ, keys ${keys.about}, values ${values.about}, beam ${
-      book.beam ?? 1
+      codebook.beam ?? 1
     }; trained on ${tokens} tokens of ${text}`,
-    get bitsCode() { // tiers count their tokens as they go
-      return (keys.bits + values.bits) / 2;
-    },
+    bitsCode: (keys.bits + values.bits) / 2,
     sharedBytes: keys.bytes + values.bytes,
     far: {
       async quantize(layer, exact, left) {
@@ -69,108 +64,53 @@ export async function codebookMethod(
   };
 }
 
-/** Stages of both sides at the bits asked for. */
-function stagesOf(
-  codebook: Codebook,
-  bits: { k: 1 | 2; v: 1 | 2 },
-  name: string,
-): { keys: number; values?: number } {
-  const { keys, values } = codebook, counts = stagesAt(codebook, bits);
-  const count = (codec: CodecShape, wanted: number, bits: 1 | 2): number => {
-    if (wanted <= codec.stages.length) return wanted;
-    throw new RangeError(
-      `Cannot cut ${name} to ${bits} bits as it must have ${wanted} stages: it has ${codec.stages.length}`,
-    );
-  };
-  if (!isAdditive(values) && values.bits !== bits.v) {
-    throw new RangeError(`Cannot cut ${name} to ${bits.v} bits as its value encoder is for ${values.bits}`);
-  }
-  return {
-    keys: count(keys, counts.keys, bits.k),
-    ...isAdditive(values) && { values: count(values, counts.values, bits.v) },
-  };
-}
-
 /** Bits an element of a token's scale, which its heads share. */
 const scaleBits = ({ config: { kvHeads, headDim } }: Forward): number => 16 / (kvHeads * headDim);
 
-/** A side's first `stages`, or all. */
+/** A side in the codes of so many bits, or of all its stages: bits are those that its codes take as allocated. */
 async function additiveSide(
   forward: Forward,
   side: "keys" | "values",
   book: Codebook,
+  bits: CodebookMethod["bits"],
   owned: DisposableStack,
-  stages?: number,
-): Promise<Side & { readonly encoder: Encoder; readonly scales: Tensor }> {
+): Promise<Side> {
   const { gpu, config: { kvHeads, headDim }, ropeTable, capacity } = forward, isKeys = side === "keys";
-  const whole = book[side] as CodecShape, codec = { headDim, stages: whole.stages.slice(0, stages) };
-  const encoder = owned.use(
-    await Encoder.create(gpu, { kvHeads, headDim }, codec, {
-      form: isKeys ? "rotated cache" : "cache",
-      beam: book.beam,
-      chunk: stages === undefined ? undefined : blocks(capacity) * BLOCK, // tiers look at what is left
-    }),
-  );
+  const { codec, tier, words, metrics } = sideBook(book, side, bits);
+  const form = isKeys ? "rotated cache" : "cache";
+  const encoder = owned.use(await Encoder.create(gpu, { kvHeads, headDim }, codec, { form, beam: book.beam }));
   const decode = await CodeDecode.create(gpu, codec, kvHeads, { rotate: isKeys });
-  const tables = book.layers.map((layer) =>
-    owned.use(encoder.table((layer[side] as readonly Uint16Array[]).slice(0, stages), layer.metrics?.[side]))
-  );
-  const { codes, scales } = encoder.allocCodes(capacity);
-  owned.use(codes);
-  owned.use(scales);
+  const tables = words.map((own, l) => owned.use(encoder.table(own, metrics[l], tier?.thresholds[l])));
+  const packed = encoder.allocCodes(capacity, tier?.share);
+  for (const tensor of Object.values(packed)) owned.use(tensor);
   const quads = owned.use(gpu.upload("quads", "u32", [codec.stages.length, headDim / 8, 2], codeQuads(codec)));
+  const further = (packed.more?.byteLength ?? 0) * 8 / (capacity * kvHeads * headDim);
+  const stages = tier ? `${tier.base} stages or ${tier.stages}` : `${codec.stages.length} stages`;
   return {
-    bits: codeBits(codec) / headDim + scaleBits(forward),
+    bits: codeBits(codec) / headDim + further + scaleBits(forward),
     bytes: tables.reduce((sum, { bytes }) => sum + bytes, 0),
-    about: `in ${codec.stages.length} stages${book.layers[0]?.metrics?.[side] ? " by their metric" : ""}`,
-    ...{ encoder, scales },
+    about: `in ${stages}${metrics[0] ? " by their metric" : ""}`,
     quantize(layer, exact, left) {
       const commands = gpu.commands("code"), { table } = tables[layer]!, tokens = exact.shape[1]!;
-      encoder.encode(commands, tables[layer]!, { source: exact, ropeTable, codes, scales }, { tokens });
-      decode.encode(commands, { table, codes, scales, quads, ropeTable, out: left }, { tokens });
+      encoder.encode(commands, tables[layer]!, { source: exact, ropeTable, ...packed }, { tokens });
+      decode.encode(commands, { table, ...packed, quads, ropeTable, out: left }, { tokens });
       commands.submit();
       return Promise.resolve();
     },
   };
 }
 
-/** All tokens in a tier's first stages, then those that these miss by too much in all: one bit a token and head says which. */
-async function tieredSide(
+/** Values through the published encoder, whose rows are tokens with their heads side by side. */
+async function encoderSide(
   forward: Forward,
-  side: "keys" | "values",
-  book: Codebook,
-  { base, stages, thresholds }: Tier,
+  { layers, values }: Codebook,
+  bits: 1 | 2 | undefined,
+  name: string,
   owned: DisposableStack,
 ): Promise<Side> {
-  const { gpu, config: { kvHeads, headDim }, capacity } = forward;
-  const few = await additiveSide(forward, side, book, owned, base),
-    more = await additiveSide(forward, side, book, owned, stages);
-  const select = await CodeSelect.create(gpu, headDim);
-  const limits = thresholds.map((own) => owned.use(gpu.upload("thresholds", "f32", [kvHeads], Float32Array.from(own))));
-  const cache = owned.use(gpu.alloc("more stages", "u32", [kvHeads, capacity, headDim / 2]));
-  const mask = owned.use(gpu.alloc("picked", "u32", [kvHeads, capacity]));
-  let all = 0, count = 0;
-  return {
-    get bits() {
-      return few.bits + (1 + (all > 0 ? count / all : 0) * (more.bits - few.bits) * headDim) / headDim;
-    },
-    bytes: more.bytes + 4 * thresholds.length * kvHeads,
-    about: `in ${base} stages or ${stages}${book.layers[0]?.metrics?.[side] ? " by their metric" : ""}`,
-    async quantize(layer, exact, left) {
-      const tokens = exact.shape[1]!, fromCache = cache.view(0, exact.shape), picked = mask.view(0, [kvHeads, tokens]);
-      await few.quantize(layer, exact, left);
-      await more.quantize(layer, exact, fromCache);
-      const commands = gpu.commands("choose"), { encoder: { residual }, scales } = few;
-      select.encode(commands, { residual, scales, thresholds: limits[layer]!, fromCache, toCache: left, picked });
-      commands.submit();
-      for (const one of await gpu.readU32(picked)) count += one;
-      all += kvHeads * tokens;
-    },
-  };
-}
-
-/** Values through the published encoder, whose rows are tokens with their heads side by side. */
-async function encoderSide(forward: Forward, { layers, values }: Codebook, owned: DisposableStack): Promise<Side> {
+  if (!isAdditive(values) && bits !== undefined && values.bits !== bits) {
+    throw new RangeError(`Cannot cut ${name} to ${bits} bits as its value encoder is for ${values.bits}`);
+  }
   const { gpu } = forward, arrays = layers.map((layer) => layer.values as ValueArrays);
   const encoder = owned.use(await ValueEncoder.fromArrays(gpu, arrays));
   const sizes = arrays.flatMap((ofLayer) => Object.values(ofLayer).map(({ shape }) => 4 * elements(shape)));

@@ -38,6 +38,8 @@ export interface PackedVectors {
   readonly table: Tensor;
   readonly codes: Tensor;
   readonly scales: Tensor;
+  /** Further codes (core/pack.ts), where the codec has tiers. */
+  readonly more?: Tensor;
 }
 
 /** What attention reads and writes. */
@@ -47,8 +49,6 @@ export interface AttnCodesIo {
   readonly keys: PackedVectors;
   readonly values: PackedVectors;
   readonly ropeTable: Tensor;
-  /** `u32 [K][T]`, of a stream that is no run. */
-  readonly positions?: Tensor;
   readonly partialO: Tensor;
   readonly partialMd: Tensor;
 }
@@ -58,7 +58,7 @@ export interface AttnCodesParams {
   /** First token of the stream that is attended to, a multiple of 32. */
   readonly first?: number;
   readonly tokens: number;
-  /** Position of the stream's token 0, or what is added to its list of positions. */
+  /** Position of the stream's token 0. */
   readonly base?: number;
   /** First partial state. */
   readonly state?: number;
@@ -120,17 +120,16 @@ export class AttnCodes implements Disposable {
    * Compiles the kernels and allocates what passes between them.
    *
    * @param capacity most tokens of a stream
-   * @param options `isRun: false` takes positions from a list
    */
   static async create(
     gpu: Gpu,
     dims: AttnCodesDims,
     capacity: number,
-    options: { variant?: AttnCodesVariant; isRun?: boolean } = {},
+    { variant = chooseAttnCodes(dims, gpu) }: { variant?: AttnCodesVariant } = {},
   ): Promise<AttnCodes> {
-    const { variant = chooseAttnCodes(dims, gpu), isRun } = options, { qHeads, kvHeads } = dims;
+    const { qHeads, kvHeads } = dims;
     const keys = { qHeads, kvHeads, codec: dims.keys }, values = { qHeads, kvHeads, codec: dims.values };
-    const scores = await AttnCodesScores.create(gpu, keys, { variant: variant.keys, isRun });
+    const scores = await AttnCodesScores.create(gpu, keys, { variant: variant.keys });
     const qTable = variant.keys.isCommuted ? await QTable.create(gpu, keys) : undefined;
     const sum = "decode" in variant.values
       ? { decode: await AttnCodesValues.create(gpu, values, { variant: variant.values.decode }) }
@@ -168,8 +167,10 @@ export class AttnCodes implements Disposable {
         `Cannot attend to ${tokens} tokens from ${start} on as they must begin a block and there is room for ${this.capacity}`,
       );
     }
-    const { q, keys, values, ropeTable, positions, partialO, partialMd } = io, scores = this.#scores;
-    const queries = { q, ropeTable, positions, scores, codes: keys.codes, scales: keys.scales, quads: this.#keyQuads };
+    const { q, keys, values, ropeTable, partialO, partialMd } = io,
+      { codes, scales, more } = keys,
+      scores = this.#scores;
+    const queries = { q, ropeTable, scores, codes, scales, more, quads: this.#keyQuads };
     if (tokens > 0) this.#qTable?.op.encode(commands, { q, table: keys.table, out: this.#qTable.out });
     let first = start, to = state;
     for (const count of this.#rounds(tokens)) {

@@ -40,12 +40,13 @@ export function attnCodesMassBytes(
   return 256 * columns + 4 * TILE * heads + (subgroups ? 4 : 16) * attnCodesMassLanes(dims, variant);
 }
 
-/** Picks the most query heads that fit the device; undefined where values cannot be summed as mass. Pure. */
+/** Picks the most query heads that fit the device; undefined where values, or a tier's, cannot be summed as mass. Pure. */
 export function chooseAttnCodesMass(
   dims: CodesDims,
   { limits, subgroups }: CodesDevice,
 ): AttnCodesMassVariant | undefined {
-  if (dims.codec.stages.some(({ kind }) => kind !== "pair")) return undefined;
+  const { stages, base } = dims.codec;
+  if (base !== undefined || stages.some(({ kind }) => kind !== "pair")) return undefined;
   for (let heads = chooseHeads(dims); heads >= 1; heads /= 2) {
     const variant = { heads: heads as ChunkHeads, workgroups: 1024 };
     const fits = attnCodesMassLanes(dims, variant) <= limits.maxComputeInvocationsPerWorkgroup &&

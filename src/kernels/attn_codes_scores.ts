@@ -13,6 +13,7 @@ import {
   expectTokens,
   headChunks,
   layoutConstants,
+  moreParams,
   splitsOf,
   type TableLayout,
 } from "./packed_codes.ts";
@@ -34,7 +35,7 @@ export interface AttnCodesScoresParams {
   /** The first, a multiple of 32. */
   readonly first?: number;
   readonly tokens: number;
-  /** Position of the stream's token 0, or what is added to its list of positions. */
+  /** Position of the stream's token 0. */
   readonly base?: number;
 }
 
@@ -46,39 +47,37 @@ export class AttnCodesScores {
     readonly variant: AttnCodesScoresVariant,
   ) {}
 
-  /** `isRun: false` takes positions from a list, `positions u32 [K][T]`. */
   static async create(
     gpu: Gpu,
     dims: CodesDims,
-    options: { variant?: AttnCodesScoresVariant; isRun?: boolean } = {},
+    { variant = chooseAttnCodesScores(dims, gpu) }: { variant?: AttnCodesScoresVariant } = {},
   ): Promise<AttnCodesScores> {
-    const { variant = chooseAttnCodesScores(dims, gpu), isRun = true } = options;
     const kernel = await Kernel.create(gpu, attn_codes_scores, {
       ...codeConstants(dims.codec),
       ...layoutConstants(dims, variant),
-      POSITIONS: isRun ? "positions_run" : "positions_list",
       COMMUTED: variant.isCommuted,
     });
     return new AttnCodesScores(kernel, dims, variant);
   }
 
+  /** `more` are further codes, where the codec has tiers. */
   encode(
     commands: Commands,
-    io: Omit<Buffers<typeof attn_codes_scores>, "positions"> & { readonly positions?: Tensor },
+    io: Omit<Buffers<typeof attn_codes_scores>, "more"> & { readonly more?: Tensor },
     { first = 0, tokens, base = 0 }: AttnCodesScoresParams,
   ): void {
-    const { dims, variant: { heads, lanes, tokenLanes, workgroups, isCommuted } } = this;
+    const { dims, variant: { heads, lanes, tokenLanes, workgroups, isCommuted } } = this, { codec, kvHeads } = dims;
     const codeBlocks = io.codes.shape[0]!, capacity = io.scores.shape[2]!, tableRows = io.ropeTable.shape[0]!;
-    const stream = io.positions?.shape[1], rows = headChunks(dims, heads);
-    const all = { ...dims, codeBlocks, heads, capacity, tableRows, stream, isCommuted };
-    expectShapes("score codes", { ...io }, { ...attnCodesScoresShapes(all) });
+    const rows = headChunks(dims, heads), all = { ...dims, codeBlocks, heads, capacity, tableRows, isCommuted };
+    expectShapes("score codes", { ...io }, attnCodesScoresShapes(all));
     expectTokens("score", { first, tokens, codeBlocks, capacity });
-    if (stream === undefined && ropeTableRows(base + first + tokens) > tableRows) {
+    if (ropeTableRows(base + first + tokens) > tableRows) {
       throw new RangeError(`Cannot rotate to position ${base + first + tokens - 1} as the rope table ends before it`);
     }
+    const further = moreParams(codec, kvHeads, codeBlocks, io.more);
     if (tokens === 0) return;
     const splits = splitsOf(workgroups, rows, tokens / 8 / (lanes / tokenLanes));
-    const buffers = { ...io, positions: io.positions ?? io.scales };
-    this.kernel.encode(commands, buffers, { base, first, tokens, capacity, stream: stream ?? 0 }, [splits, rows]);
+    const buffers = { ...io, more: io.more ?? io.codes };
+    this.kernel.encode(commands, buffers, { base, first, tokens, capacity, ...further }, [splits, rows]);
   }
 }

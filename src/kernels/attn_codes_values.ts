@@ -1,7 +1,8 @@
 import { attnCodesValuesShapes } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
-import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
+import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import { attn_codes_values } from "../gpu/wgsl.gen.ts";
 import {
   chooseTableLayout,
@@ -11,6 +12,7 @@ import {
   expectTokens,
   headChunks,
   layoutConstants,
+  moreParams,
   splitsOf,
   type TableLayout,
 } from "./packed_codes.ts";
@@ -53,12 +55,17 @@ export class AttnCodesValues {
     return splitsOf(workgroups, headChunks(this.dims, heads), tokens / 8 / (lanes / tokenLanes));
   }
 
-  /** Writes the partial states `state` and on, and returns how many. */
-  encode(commands: Commands, io: Buffers<typeof attn_codes_values>, params: AttnCodesValuesParams): number {
+  /** Writes the partial states `state` and on, and returns how many. `more` are further codes, where the codec has tiers. */
+  encode(
+    commands: Commands,
+    io: Omit<Buffers<typeof attn_codes_values>, "more"> & { readonly more?: Tensor },
+    params: AttnCodesValuesParams,
+  ): number {
     const { dims, variant: { heads } } = this, { first = 0, tokens, state = 0 } = params;
     const codeBlocks = io.codes.shape[0]!, capacity = io.scores.shape[2]!;
     const states = io.partialO.shape[0]!, all = { ...dims, codeBlocks, heads, capacity, states };
-    expectShapes("weigh values", io, attnCodesValuesShapes(all) satisfies Shapes<typeof attn_codes_values>);
+    expectShapes("weigh values", { ...io }, attnCodesValuesShapes(all));
+    const further = moreParams(dims.codec, dims.kvHeads, codeBlocks, io.more);
     expectTokens("weigh", { first, tokens, codeBlocks, capacity });
     const splits = this.states(tokens);
     if (state + splits > states) {
@@ -66,7 +73,8 @@ export class AttnCodesValues {
         `Cannot write partial states ${state} to ${state + splits - 1} as there is room for ${states}`,
       );
     }
-    this.kernel.encode(commands, io, { first, tokens, capacity, state }, [splits, headChunks(dims, heads)]);
+    const buffers = { ...io, more: io.more ?? io.codes }, numbers = { first, tokens, capacity, state, ...further };
+    this.kernel.encode(commands, buffers, numbers, [splits, headChunks(dims, heads)]);
     return splits;
   }
 }

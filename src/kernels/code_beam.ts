@@ -12,10 +12,22 @@ export const MAX_BEAM = 8;
 
 /** Codes residuals by a search that keeps several ways. Borrows every tensor. */
 export class CodeBeam {
-  private constructor(readonly kernel: Kernel<typeof code_beam>, readonly codec: CodecShape) {}
+  private constructor(
+    readonly kernel: Kernel<typeof code_beam>,
+    readonly codec: CodecShape,
+    readonly stages: number,
+  ) {}
 
-  /** @param beam ways kept, from 1 (greedy) to {@linkcode MAX_BEAM} */
-  static async create(gpu: Gpu, codec: CodecShape, beam: number): Promise<CodeBeam> {
+  /**
+   * @param beam ways kept, from 1 (greedy) to {@linkcode MAX_BEAM}
+   * @param stages stages in use, the first ones
+   */
+  static async create(
+    gpu: Gpu,
+    codec: CodecShape,
+    beam: number,
+    stages: number = codec.stages.length,
+  ): Promise<CodeBeam> {
     expectHeadDim(codec.headDim);
     for (const stage of codec.stages) stageConstants(codec.headDim, stage);
     const bytes = beamBytes(codec, beam), room = gpu.limits.maxComputeWorkgroupStorageSize;
@@ -25,14 +37,18 @@ export class CodeBeam {
           `workgroup memory: it needs ${bytes}`,
       );
     }
-    const constants = { HEAD_DIM: codec.headDim, BEAM: beam, FIELDS: fields(codec).length };
-    return new CodeBeam(await Kernel.create(gpu, code_beam, constants), codec);
+    const FIELDS = fields({ ...codec, stages: codec.stages.slice(0, stages) }).length;
+    return new CodeBeam(
+      await Kernel.create(gpu, code_beam, { HEAD_DIM: codec.headDim, BEAM: beam, FIELDS }),
+      codec,
+      stages,
+    );
   }
 
   /** Codes the first `tokens` residuals. What codes miss is left in the residuals. */
   encode(commands: Commands, io: Buffers<typeof code_beam>, tokens: number): void {
-    const { codec } = this, [heads = 0, capacity = 0] = io.residual.shape;
-    const shapes = codeBeamShapes({ codec, heads, capacity: capacity * BLOCK }) satisfies Shapes<typeof code_beam>;
+    const { codec, stages } = this, [heads = 0, capacity = 0] = io.residual.shape, dims = { codec, stages, heads };
+    const shapes = codeBeamShapes({ ...dims, capacity: capacity * BLOCK }) satisfies Shapes<typeof code_beam>;
     expectShapes("search codes", io, shapes);
     if (tokens > capacity * BLOCK) {
       throw new RangeError(`Cannot search codes of ${tokens} tokens as there are ${capacity} blocks of residuals`);
@@ -42,7 +58,7 @@ export class CodeBeam {
   }
 }
 
-/** Workgroup memory of the search in bytes: what ways have left, offsets and best of the lanes, the trace. */
+/** Workgroup memory of the search in bytes: what ways have left, offsets and best of the lanes, the trace, the limit. */
 function beamBytes(codec: CodecShape, beam: number): number {
-  return beam * (8 * codec.headDim + 4 * 64 + 8 * 64 + 4 * fields(codec).length);
+  return beam * (8 * codec.headDim + 4 * 64 + 8 * 64 + 4 * fields(codec).length) + 4 * 64 + 4;
 }

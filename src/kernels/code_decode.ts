@@ -6,9 +6,9 @@ import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { code_decode } from "../gpu/wgsl.gen.ts";
-import { codeConstants, type WordsPart } from "./packed_codes.ts";
+import { codeConstants, moreParams, type WordsPart } from "./packed_codes.ts";
 
-type Io = Omit<Buffers<typeof code_decode>, "positions"> & { readonly positions?: Tensor };
+type Io = Omit<Buffers<typeof code_decode>, "more"> & { readonly more?: Tensor };
 
 /** Which tokens are decoded, and where they go. */
 export interface CodeDecodeParams {
@@ -17,7 +17,7 @@ export interface CodeDecodeParams {
   readonly tokens: number;
   /** Cache slot of the first. */
   readonly slot?: number;
-  /** Position of the stream's token 0, or what is added to its list of positions. */
+  /** Position of the stream's token 0. */
   readonly base?: number;
 }
 
@@ -25,23 +25,24 @@ export interface CodeDecodeParams {
 export class CodeDecode {
   private constructor(readonly kernel: Kernel<typeof code_decode>, readonly dims: Omit<CodeDims, "codeBlocks">) {}
 
-  /** `rotate` turns keys to their positions; `isRun: false` takes these from a list, `positions u32 [K][T]`. */
+  /** `rotate` turns keys to their positions. */
   static async create(
     gpu: Gpu,
     codec: CodecShape,
     kvHeads: number,
-    options: { rotate?: boolean; isRun?: boolean; words?: WordsPart } = {},
+    options: { rotate?: boolean; words?: WordsPart } = {},
   ): Promise<CodeDecode> {
-    const { rotate = false, isRun = true, words = "words_half" } = options;
-    const constants = { ROTATE: rotate, POSITIONS: isRun ? "positions_run" : "positions_list", WORDS: words };
-    const kernel = await Kernel.create(gpu, code_decode, { ...codeConstants(codec), ...constants });
+    const { rotate = false, words = "words_half" } = options;
+    const constants = { ...codeConstants(codec), ROTATE: rotate, WORDS: words };
+    const kernel = await Kernel.create(gpu, code_decode, constants);
     return new CodeDecode(kernel, { codec, kvHeads });
   }
 
+  /** `more` are further codes, where the codec has tiers. */
   encode(commands: Commands, io: Io, { first = 0, tokens, slot = 0, base = 0 }: CodeDecodeParams): void {
-    const codeBlocks = io.codes.shape[0]!, capacity = io.out.shape[1]!, tableRows = io.ropeTable.shape[0]!;
-    const stream = io.positions?.shape[1], dims = { ...this.dims, codeBlocks, capacity, tableRows, stream };
-    expectShapes("decode", { ...io }, codeDecodeShapes(dims) as Record<string, readonly number[]>);
+    const { kvHeads, codec } = this.dims, codeBlocks = io.codes.shape[0]!, capacity = io.out.shape[1]!;
+    const dims = { ...this.dims, codeBlocks, capacity, tableRows: io.ropeTable.shape[0]! };
+    expectShapes("decode", { ...io }, codeDecodeShapes(dims));
     if (first % 8 !== 0 || first + tokens > codeBlocks * BLOCK || slot + tokens > capacity) {
       throw new RangeError(
         `Cannot decode tokens ${first} to ${
@@ -50,9 +51,8 @@ export class CodeDecode {
           `there are ${codeBlocks} blocks of codes and ${capacity} slots`,
       );
     }
-    const items = Math.ceil(tokens / 8) * this.dims.codec.headDim / 8,
-      all = { ...io, positions: io.positions ?? io.scales };
-    const params = { base, first, tokens, slot, capacity, stream: stream ?? 0 };
-    this.kernel.encode(commands, all, params, [Math.ceil(items / 64), this.dims.kvHeads]);
+    const items = Math.ceil(tokens / 8) * codec.headDim / 8, all = { ...io, more: io.more ?? io.codes };
+    const params = { base, first, tokens, slot, capacity, ...moreParams(codec, kvHeads, codeBlocks, io.more) };
+    this.kernel.encode(commands, all, params, [Math.ceil(items / 64), kvHeads]);
   }
 }

@@ -3,32 +3,54 @@
  *
  * @module
  */
-import { codeBits, type CodecShape, fields, tableRows } from "../core/codec.ts";
-import { BLOCK } from "../core/pack.ts";
+import { codeBits, type CodecShape, fields, moreStages, moreWords, tableRows } from "../core/codec.ts";
+import { BLOCK, roomOf } from "../core/pack.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import { expectHeadDim, stageConstants } from "./stage.ts";
 
 const PAIR = 0x80000000;
 
 /**
- * What `parts/octet.wgsl` reads of a codec, `u32 [S][P/4][2]`: for each stage and quad (four neighbouring pairs) the
- * first word of the field over it, marked if the stage is of pairs, and the stage's first row.
+ * What `parts/octet.wgsl` and `parts/further.wgsl` read of a codec, `u32 [S][P/4][2]`: for each stage and quad (four
+ * neighbouring pairs) the first word of the field over it, or its first bit among a token's further codes, marked if the
+ * stage is of pairs, and the stage's first row.
  */
 export function codeQuads(codec: CodecShape): Uint32Array {
   const quads = codec.headDim / 8, out = new Uint32Array(codec.stages.length * quads * 2);
+  const { stages, base = stages.length } = codec, ofAll = codeBits(codec);
   for (const { stage, bits, word, row, pair, pairs } of fields(codec)) {
+    const at = stage < base ? word : word - ofAll;
     for (let quad = pair / 4; quad < (pair + pairs) / 4; quad++) {
-      out.set([word + (bits === 12 ? PAIR : 0), row], 2 * (stage * quads + quad));
+      out.set([at + (bits === 12 ? PAIR : 0), row], 2 * (stage * quads + quad));
     }
   }
   return out;
 }
 
 /** Constants that compile a kernel over a codec's codes. Throws `RangeError` for codecs that kernels do not serve. */
-export function codeConstants(codec: CodecShape): { HEAD_DIM: number; STAGES: number; ROWS: number; BITS: number } {
+export function codeConstants(
+  codec: CodecShape,
+): Record<"HEAD_DIM" | "STAGES" | "MORE" | "ROWS" | "BITS" | "MORE_WORDS", number> {
   expectHeadDim(codec.headDim);
-  if (codec.stages.length === 0) throw new RangeError("Cannot read codes as their codec has no stages");
+  const MORE = moreStages(codec), STAGES = codec.stages.length - MORE;
+  if (STAGES === 0) throw new RangeError("Cannot read codes as their codec has no stages");
   for (const stage of codec.stages) stageConstants(codec.headDim, stage);
-  return { HEAD_DIM: codec.headDim, STAGES: codec.stages.length, ROWS: tableRows(codec), BITS: codeBits(codec) };
+  const BITS = codeBits(codec), MORE_WORDS = moreWords(codec);
+  return { HEAD_DIM: codec.headDim, STAGES, MORE, ROWS: tableRows(codec), BITS, MORE_WORDS };
+}
+
+/** Parameters of a kernel that reads further codes. */
+export function moreParams(
+  codec: CodecShape,
+  kvHeads: number,
+  codeBlocks: number,
+  more: Tensor | undefined,
+): { moreAt: number; room: number } {
+  if ((more === undefined) !== (moreStages(codec) === 0)) {
+    throw new TypeError("Cannot read codes as only those of a codec with tiers come with further codes, and always do");
+  }
+  const words = more?.shape[0] ?? 0;
+  return { moreAt: 2 * codeBlocks * kvHeads, room: roomOf(codec, kvHeads, codeBlocks, words) };
 }
 
 /** Axes of attention to one stream of codes. */

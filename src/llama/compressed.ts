@@ -13,10 +13,9 @@ import {
   isAdditive,
   type ModelShape,
   readCodebook,
-  stagesAt,
-  truncate,
+  type SideBook,
+  sideBook,
 } from "../codebook/file.ts";
-import { codeBits, type CodecShape } from "../core/codec.ts";
 import { UnsupportedModelError } from "../core/errors.ts";
 import { asUrl } from "../files/source.ts";
 
@@ -54,7 +53,7 @@ export interface Compressed extends Disposable {
   readonly digest: string;
   /** Bits an element, codes and scales. */
   readonly bits: { readonly k: number; readonly v: number };
-  /** Bytes of words on the GPU, and of what finds the nearest. */
+  /** Bytes of words on the GPU, and of the metrics they were fitted in. */
   readonly codebookBytes: number;
 }
 
@@ -81,48 +80,38 @@ export async function compress(
       "Cannot attend to values of the published encoder as there is no fused kernel for them: train with values 'codebook'",
     );
   }
-  const counts = stagesAt(whole, bits),
-    count = (codec: CodecShape, wanted: number, bits: 1 | 2): number => {
-      if (wanted <= codec.stages.length) return wanted;
-      throw new UnsupportedModelError(
-        `Cannot keep the cache at ${bits} bits as the codebook has ${codec.stages.length} stages of the ${wanted}`,
-      );
-    };
-  const book = truncate(whole, {
-    keys: count(whole.keys, counts.keys, bits.k),
-    values: count(whole.values, counts.values, bits.v),
-  });
-  const digest = digestOf(book);
-  const codecs = { keys: book.keys, values: book.values as CodecShape };
+  const books = { keys: sideBook(whole, "keys", bits), values: sideBook(whole, "values", bits) };
+  const digest = digestOf(books);
   using building = new DisposableStack();
   let codebookBytes = 0;
   const side = async (name: "keys" | "values"): Promise<Side> => {
-    const form = name === "keys" ? "rotated cache" : "cache";
-    const encoder = building.use(await Encoder.create(gpu, { ...dims }, codecs[name], { form, beam: book.beam }));
-    const layers = book.layers.map((layer) =>
-      building.use(encoder.table(layer[name] as readonly Uint16Array[], layer.metrics?.[name]))
-    );
+    const { codec, tier, words, metrics } = books[name], form = name === "keys" ? "rotated cache" : "cache";
+    const encoder = building.use(await Encoder.create(gpu, { ...dims }, codec, { form, beam: whole.beam }));
+    const layers = words.map((own, l) => building.use(encoder.table(own, metrics[l], tier?.thresholds[l])));
     codebookBytes += layers.reduce((sum, { bytes }) => sum + bytes, 0);
-    return { encoder, layers };
+    return { encoder, layers, share: tier?.share ?? 0 };
   };
   const attention = building.use(
     await CodeAttention.create(exact, await side("keys"), await side("values"), context, { window, sinks }),
   );
-  const owned = building.move(), share = 16 / dims.kvHeads;
+  const owned = building.move();
   return {
     attention,
     digest: await digest,
     codebookBytes,
-    bits: { k: (codeBits(codecs.keys) + share) / dims.headDim, v: (codeBits(codecs.values) + share) / dims.headDim },
+    bits: { k: attention.bits("keys"), v: attention.bits("values") },
     [Symbol.dispose]: () => owned.dispose(),
   };
 }
 
-/** A hash of a codebook's words, layer by layer. */
-async function digestOf({ layers }: Codebook): Promise<string> {
-  const sha = async (parts: readonly (ArrayBuffer | Uint16Array)[]): Promise<ArrayBuffer> =>
+/** A hash of the words in use and of the thresholds, layer by layer. */
+async function digestOf({ keys, values }: Record<"keys" | "values", SideBook>): Promise<string> {
+  const sha = async (parts: readonly (ArrayBuffer | ArrayBufferView)[]): Promise<ArrayBuffer> =>
     await crypto.subtle.digest("SHA-256", await new Blob(parts as BlobPart[]).arrayBuffer());
-  const hashes: ArrayBuffer[] = [];
-  for (const { keys, values } of layers) hashes.push(await sha([...keys, ...values as readonly Uint16Array[]]));
+  const limits = ({ tier }: SideBook, l: number): Float64Array => Float64Array.from(tier?.thresholds[l] ?? []);
+  const hashes = [await sha([new TextEncoder().encode(JSON.stringify([keys.codec, values.codec]))])];
+  for (const [l, words] of keys.words.entries()) {
+    hashes.push(await sha([...words, ...values.words[l]!, limits(keys, l), limits(values, l)]));
+  }
   return new Uint8Array(await sha(hashes)).toHex();
 }

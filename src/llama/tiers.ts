@@ -18,18 +18,21 @@ export interface TierShare extends Omit<Tier, "thresholds"> {
   readonly share: number;
 }
 
+/** Tiers of both sides, by the bits that they stand for. */
+export type TierShares = Readonly<Partial<Record<1 | 2, { readonly keys: TierShare; readonly values: TierShare }>>>;
+
 /** Options of {@linkcode calibrateTiers}. */
 export interface CalibrateTiersOptions {
   /** Texts like those that the codebook was trained on. */
   readonly texts: Iterable<string>;
   /** Tokens of them. Default 16,384. */
   readonly tokens?: number;
-  /** What to have thresholds for, by the bits that the tiers stand for. */
-  readonly tiers: Readonly<Partial<Record<1 | 2, { readonly keys: TierShare; readonly values: TierShare }>>>;
+  /** What to have thresholds for. */
+  readonly tiers: TierShares;
 }
 
-/** Tokens that are encoded and looked at together. */
-const CHUNK = 2048;
+/** Tokens that are encoded and looked at together, and those of a calibration that are looked at. */
+const CHUNK = 2048, TOKENS = 16_384;
 
 /**
  * A codebook with thresholds for tiers: of each layer, side and head, what the errors of `share` of the calibration's
@@ -39,17 +42,24 @@ const CHUNK = 2048;
 export async function calibrateTiers(
   llama: Llama,
   codebook: Codebook,
-  { texts, tokens = 16_384, tiers }: CalibrateTiersOptions,
+  { texts, tokens = TOKENS, tiers }: CalibrateTiersOptions,
 ): Promise<Codebook> {
-  const { gpu, decoder, attention, config } = inside(llama),
-    { layers, kvHeads, headDim } = config,
-    { keys, values } = codebook;
+  const { gpu, decoder, attention } = inside(llama), windows = calibrationWindows(texts, llama.tokenizer, tokens);
+  using calibration = new Calibration(gpu, decoder, attention, windows);
+  return await tierThresholds(llama, codebook, calibration, tiers);
+}
+
+/** {@linkcode calibrateTiers} on the first tokens of a calibration. */
+export async function tierThresholds(
+  llama: Llama,
+  codebook: Codebook,
+  calibration: Calibration,
+  tiers: TierShares,
+): Promise<Codebook> {
+  const { gpu, config } = inside(llama), { layers, kvHeads, headDim } = config, { keys, values } = codebook;
   expectFits("the codebook", codebook, { layers, kvHeads, headDim, fingerprint: llama.fingerprint });
   if (!isAdditive(values)) throw new TypeError("Cannot make tiers of the published value encoder as it has no stages");
   using owned = new DisposableStack();
-  const calibration = owned.use(
-    new Calibration(gpu, decoder, attention, calibrationWindows(texts, llama.tokenizer, tokens)),
-  );
   const out: Partial<Record<1 | 2, Tiers>> = {};
   const jobs: { side: "keys" | "values"; encoder: Encoder; share: number; thresholds: number[][] }[] = [];
   for (const bits of [1, 2] as const) {
@@ -65,7 +75,7 @@ export async function calibrateTiers(
       const cut = { headDim, stages: codec.stages.slice(0, base) }, { beam } = codebook;
       const encoder = owned.use(await Encoder.create(gpu, config, cut, { form: "rows", beam, chunk: CHUNK }));
       jobs.push({ side, encoder, share, thresholds });
-      return { base, stages, thresholds };
+      return { base, stages, share, thresholds };
     };
     out[bits] = { keys: await tier("keys", keys), values: await tier("values", values) };
   }
@@ -77,19 +87,21 @@ export async function calibrateTiers(
       const { codes, scales } = encoder.allocCodes(CHUNK),
         errors: number[][] = Array.from({ length: kvHeads }, () => []);
       using _codes = codes, _scales = scales;
+      let left = TOKENS;
       for (const source of parts as readonly Tensor[]) {
-        for (let first = 0; first < source.shape[0]!; first += CHUNK) {
-          const span = { tokens: Math.min(CHUNK, source.shape[0]! - first), first, offset },
+        for (let first = 0; first < source.shape[0]! && left > 0; first += CHUNK) {
+          const span = { tokens: Math.min(CHUNK, source.shape[0]! - first, left), first, offset },
             commands = gpu.commands("tiers");
           encoder.encode(commands, table, { source, codes, scales }, span);
           commands.submit();
-          const left = await gpu.readF32(encoder.residual),
+          left -= span.tokens;
+          const missed = await gpu.readF32(encoder.residual),
             sizes = fromF16Array(new Uint16Array(await gpu.read(scales)));
           for (let t = 0; t < span.tokens; t++) {
             errors.forEach((own, head) => {
               const at = (head * CHUNK + (t & ~31)) * headDim + (t & 31);
               let sum = 0;
-              for (let c = 0; c < headDim; c++) sum += left[at + c * BLOCK]! ** 2;
+              for (let c = 0; c < headDim; c++) sum += missed[at + c * BLOCK]! ** 2;
               own.push(sum * sizes[t]! ** 2);
             });
           }

@@ -4,10 +4,11 @@
  * @module
  */
 import { type CodecShape, pairStages, publishedStages } from "../core/codec.ts";
-import type { Codebook, StageCounts } from "../codebook/file.ts";
+import { type Codebook, type StageCounts, writeCodebook } from "../codebook/file.ts";
 import { type CodebookProgress, trainCodebook } from "../codebook/train_codebook.ts";
 import { Calibration, CALIBRATION_WINDOW, calibrationWindows } from "./calibrate.ts";
 import { inside, type Llama } from "./llama.ts";
+import { type TierShares, tierThresholds } from "./tiers.ts";
 
 /** Options of {@linkcode trainCodebooks}. */
 export interface TrainCodebooksOptions {
@@ -39,10 +40,15 @@ export interface TrainCodebooksOptions {
   readonly beam?: number;
   /** Stages at 1 and at 2 bits where not the published ones: as many are trained as the largest needs. */
   readonly splits?: Readonly<Partial<Record<1 | 2, StageCounts>>>;
+  /**
+   * Tiers at 1 and at 2 bits, in place of `splits` there: tokens that the first stages miss by too much are coded in more.
+   * Their thresholds are of the first 16,384 tokens. Additive values only.
+   */
+  readonly tiers?: TierShares;
   /** `soft` as published, or `hard`, the default, as good in a third of the steps. */
   readonly assignment?: "hard" | "soft";
-  /** How words are stored. Default `f16`. */
-  readonly precision?: "f16" | "int8";
+  /** How words are stored: `int4` is eight bits in the first five stages and four in the others. Default `f16`. */
+  readonly precision?: "f16" | "int8" | "int4";
   /** Equal seeds give equal codebooks on the same device. Default 1. */
   readonly seed?: number;
   /** Where the codebook goes, as safetensors; finished layers are in `PATH.partial` until then. */
@@ -63,12 +69,13 @@ export interface TrainCodebooksOptions {
 function codecs(
   headDim: number,
   kvHeads: number,
-  { bits = 2, values = "codebook", tied = false, splits = {} }: TrainCodebooksOptions,
+  { bits = 2, values = "codebook", tied = false, splits = {}, tiers = {} }: TrainCodebooksOptions,
 ) {
   const most = (side: keyof StageCounts): number =>
     Math.max(
-      splits[bits]?.[side] ?? publishedStages(headDim, bits),
+      tiers[bits] ? 0 : splits[bits]?.[side] ?? publishedStages(headDim, bits),
       ...Object.values(splits).map((counts) => counts[side]),
+      ...Object.values(tiers).map((tier) => tier[side].stages),
     );
   const keys: CodecShape = pairStages(headDim, most("keys"), tied);
   return {
@@ -86,6 +93,9 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
     { metric = tied ? "plain" : "query", valueMetric = options.values === "encoder" ? "plain" : "output" } = options,
     { gpu, decoder, attention, config } = inside(llama);
   const windows = calibrationWindows(texts, llama.tokenizer, tokens), { layers, kvHeads, headDim } = config;
+  if (options.tiers && options.values === "encoder") {
+    throw new TypeError("Cannot make tiers of the published value encoder as it has no stages");
+  }
   if (llama.maxContext < Math.min(CALIBRATION_WINDOW, tokens)) {
     throw new RangeError(
       `Cannot calibrate in a context of ${llama.maxContext} tokens: load with a maxContext of ${CALIBRATION_WINDOW}`,
@@ -95,7 +105,8 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
     signal,
     onProgress: (done, total) => onProgress?.({ phase: "read", done, total }),
   });
-  return await trainCodebook(
+  const { tiers, path } = options, codec = codecs(headDim, kvHeads, options);
+  const codebook = await trainCodebook(
     gpu,
     { layers, kvHeads, headDim, fingerprint: llama.fingerprint },
     async (layer) => {
@@ -105,10 +116,14 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
     },
     {
       ...options,
-      ...codecs(headDim, kvHeads, options),
+      ...codec,
       beam,
       record: { ...options.record, metric: `keys ${metric}, values ${valueMetric}` },
       onProgress: (p) => onProgress?.({ phase: "train", ...p }),
     },
   );
+  if (!tiers) return codebook;
+  const tiered = await tierThresholds(llama, codebook, calibration, tiers);
+  if (path) await writeCodebook(path, tiered);
+  return tiered;
 }

@@ -1,5 +1,6 @@
-import { codeBits, type CodecShape, fields, tableRows } from "../core/codec.ts";
+import { codeBits, type CodecShape, fields, moreStages, tableRows } from "../core/codec.ts";
 import { getCode } from "../core/pack.ts";
+import { furtherCodes } from "./code_tier.ts";
 import { exact, type Round } from "./round.ts";
 
 /** A packed stream as numbers: words `[K][rows][P][2]`, codes `u32 [blocks][K][bits]`, a scale a token. */
@@ -9,6 +10,8 @@ export interface PackedNumbers {
   readonly words: Float64Array;
   readonly codes: Uint32Array;
   readonly scales: Float64Array;
+  /** Further codes, where the codec has tiers. */
+  readonly more?: { readonly words: Uint32Array; readonly codeBlocks: number; readonly room: number };
 }
 
 /** Positions of tokens `t` of head `k`, and the frequencies `[P]` to turn them by. */
@@ -19,13 +22,16 @@ export interface Rotation {
 
 /** The rows of the table that each of a token's lookups reads, in order, with the pairs that it covers. */
 export function lookupsOf(
-  { codec, kvHeads, codes }: Pick<PackedNumbers, "codec" | "kvHeads" | "codes">,
+  { codec, kvHeads, codes, more }: Pick<PackedNumbers, "codec" | "kvHeads" | "codes" | "more">,
   k: number,
   t: number,
 ): { row: number; pair: number; pairs: number }[] {
-  const block = ((t >>> 5) * kvHeads + k) * codeBits(codec);
-  return fields(codec).flatMap(({ word, bits, row, pair, pairs }) => {
-    const code = getCode(codes, block + word, bits, t & 31);
+  const block = ((t >>> 5) * kvHeads + k) * codeBits(codec), ofAll = codec.stages.length - moreStages(codec);
+  const further = more ? furtherCodes(codec, kvHeads, more.words, more, k, t) : [];
+  let next = 0;
+  return fields(codec).flatMap(({ stage, word, bits, row, pair, pairs }) => {
+    const code = stage < ofAll ? getCode(codes, block + word, bits, t & 31) : further[next++];
+    if (code === undefined) return [];
     return bits === 8
       ? [{ row: row + code, pair, pairs }]
       : [{ row: row + (code >> 6), pair, pairs }, { row: row + 64 + (code & 63), pair, pairs }];

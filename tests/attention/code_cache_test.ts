@@ -1,9 +1,10 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import { CodeCache } from "../../src/attention/code_cache.ts";
 import { FileFormatError } from "../../src/core/errors.ts";
-import { readCodebook } from "../../src/codebook/file.ts";
-import { inside, load } from "../../src/llama/llama.ts";
+import { type Codebook, readCodebook } from "../../src/codebook/file.ts";
+import { inside, type Llama, load } from "../../src/llama/llama.ts";
 import { Session } from "../../src/llama/session.ts";
+import { calibrateTiers } from "../../src/llama/tiers.ts";
 
 const MODEL = new URL("../../models/fable-28m/fable-28m.Q8_0.gguf", import.meta.url);
 const PROMPT =
@@ -11,29 +12,44 @@ const PROMPT =
   "There was a light, he said, far away to the north, where no light should be. They all looked, and none of them spoke. " +
   "At last the oldest of them said that he had seen such a light once before, when he was a boy, and that no ship had come back.";
 
-Deno.test("a compressed cache", async (t) => {
-  using llama = await load(MODEL, { kv: { bits: { k: 2, v: 1 }, window: 32, sinks: 4 }, maxContext: 256 });
+/** The bundled codebook with tiers at 1 bit. */
+async function withTiers(): Promise<Codebook> {
+  const book = await readCodebook(new URL("../../models/fable-28m/codebooks.safetensors", import.meta.url));
+  using llama = await load(MODEL, { maxContext: 256 });
+  const tiers = {
+    1: { keys: { base: 5, stages: 12, share: 0.3 }, values: { base: 2, stages: 8, share: 0.2 } },
+  };
+  return await calibrateTiers(llama, book, { texts: [PROMPT], tokens: 88, tiers });
+}
+
+/** Generates by the fused kernels and from the decoded vectors, across flushes, a fork and rewinds. */
+async function comparePaths(llama: Llama): Promise<void> {
   const { compressed, config, ...engine } = inside(llama), options = { maxTokens: 40, ignoreEos: true };
   const session = (decodes: boolean) =>
     new Session({ ...engine, config }, new CodeCache(compressed!.attention, config.layers, 256, decodes));
+  using fused = session(false), plain = session(true);
+  const first = await fused.generate(PROMPT, options).done;
+  assertEquals(first.tokens, (await plain.generate(PROMPT, options).done).tokens);
+  assert(first.promptTokens.length + 40 > 4 + 64 + 32, "nothing was flushed: the test tests nothing");
+  using fusedFork = fused.fork(), plainFork = plain.fork();
+  for (const keep of [118, 61]) { // into the window, then into a block of codes
+    for (const s of [fusedFork, plainFork]) s.rewind(keep);
+    const text = llama.tokenizer.decode(fusedFork.tokens.slice(1)) + " Then the";
+    const [a, b] = [await fusedFork.generate(text, options).done, await plainFork.generate(text, options).done];
+    assertEquals(a.tokens, b.tokens, `after a rewind to ${keep}`);
+    assert(a.usage.reusedTokens >= keep - 1, `only ${a.usage.reusedTokens} of ${keep} tokens were reused`);
+  }
+  const text = llama.tokenizer.decode(fused.tokens.slice(1)); // the forks left their origin as it was
+  const [a, b] = [await fused.generate(text, options).done, await plain.generate(text, options).done];
+  assertEquals(a.tokens, b.tokens);
+}
 
-  await t.step("generates what a cache of the decoded vectors does, across flushes, a fork and rewinds", async () => {
-    using fused = session(false), plain = session(true);
-    const first = await fused.generate(PROMPT, options).done;
-    assertEquals(first.tokens, (await plain.generate(PROMPT, options).done).tokens);
-    assert(first.promptTokens.length + 40 > 4 + 64 + 32, "nothing was flushed: the test tests nothing");
-    using fusedFork = fused.fork(), plainFork = plain.fork();
-    for (const keep of [118, 61]) { // into the window, then into a block of codes
-      for (const s of [fusedFork, plainFork]) s.rewind(keep);
-      const text = llama.tokenizer.decode(fusedFork.tokens.slice(1)) + " Then the";
-      const [a, b] = [await fusedFork.generate(text, options).done, await plainFork.generate(text, options).done];
-      assertEquals(a.tokens, b.tokens, `after a rewind to ${keep}`);
-      assert(a.usage.reusedTokens >= keep - 1, `only ${a.usage.reusedTokens} of ${keep} tokens were reused`);
-    }
-    const text = llama.tokenizer.decode(fused.tokens.slice(1)); // the forks left their origin as it was
-    const [a, b] = [await fused.generate(text, options).done, await plain.generate(text, options).done];
-    assertEquals(a.tokens, b.tokens);
-  });
+Deno.test("a compressed cache", async (t) => {
+  using llama = await load(MODEL, { kv: { bits: { k: 2, v: 1 }, window: 32, sinks: 4 }, maxContext: 256 });
+  await t.step(
+    "generates what a cache of the decoded vectors does, across flushes, a fork and rewinds",
+    () => comparePaths(llama),
+  );
 
   await t.step("is as large as it says", () => {
     using own = llama.session();
@@ -47,6 +63,35 @@ Deno.test("a compressed cache", async (t) => {
     assertAlmostEquals(bitsEffective(69), (32 * bitsCode + 37 * 16) / 69);
     assertAlmostEquals(bitsEffective(200), (160 * bitsCode + 40 * 16) / 200);
     assertAlmostEquals(bitsAll(200), bitsEffective(200) + 8 * codebookBytes / (200 * elements));
+  });
+});
+
+Deno.test("a compressed cache in tiers", async (t) => {
+  using llama = await load(MODEL, { kv: { bits: 1, window: 32, codebook: await withTiers() }, maxContext: 256 });
+  await t.step("generates what a cache of the decoded vectors does", () => comparePaths(llama));
+  await t.step("is as large as it says, and goes on when restored as it would have", async () => {
+    using own = llama.session();
+    const { bytes, bits } = llama.kv;
+    assertEquals(own.bytes, bytes);
+    // Two words of index a block and head, and rooms of an eighth more than the share.
+    const of = (base: number, room: number, words: number) =>
+      12 * base / 64 + 32 * ((8 + 9) * 2 + room * words) / (256 * 64) + 16 / 256;
+    assertAlmostEquals(bits.k, of(5, Math.ceil(1.125 * 0.3 * 256) + 32, 3));
+    assertAlmostEquals(bits.v, of(2, Math.ceil(1.125 * 0.2 * 256) + 32, 3));
+    const folder = await Deno.makeTempDir(), path = `${folder}/cache.safetensors`;
+    try {
+      await own.generate(PROMPT, { maxTokens: 20, ignoreEos: true }).done;
+      await own.save(path);
+      using other = llama.session();
+      await other.restore(path);
+      const text = llama.tokenizer.decode(own.tokens.slice(1)) + " Then the",
+        options = { maxTokens: 40, ignoreEos: true };
+      const [a, b] = [await own.generate(text, options).done, await other.generate(text, options).done];
+      assertEquals(a.tokens, b.tokens);
+      assert(b.usage.reusedTokens > 100, `only ${b.usage.reusedTokens} were reused`);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
   });
 });
 

@@ -142,6 +142,35 @@ Deno.test("Encoder", async (t) => {
     assert(Math.abs(b.inside / want - 1) < 0.01, `${b.inside} for ${want}, as measured`);
   });
 
+  await t.step("tables of several layers take turns", async () => {
+    const codec = pairStages(16, 2, false), rng = new Rng(8), size = 2 * 128 * 16;
+    const words = (): Uint16Array[] =>
+      codec.stages.map(() => toF16Array(Float64Array.from({ length: size }, () => rng.normal() * 0.2)));
+    const metrics = new Float64Array(2 * 256);
+    addMoments(metrics.subarray(0, 256), Float32Array.from({ length: 64 }, () => rng.normal()), {
+      ...{ headDim: 16, group: 1, stride: 16 },
+    });
+    const layers = [[words(), metricRoots(metrics, 16)], [words(), undefined], [
+      words(),
+      metricRoots(metrics, 16),
+    ]] as const;
+    /** Codes of every layer, of calls that go to the GPU together. */
+    const codesOf = async (some: typeof layers[number][]): Promise<Uint32Array[]> => {
+      using encoder = await Encoder.create(gpu, dims, codec, { form: "rows" });
+      using stack = new DisposableStack();
+      const tables = some.map(([stages, metric]) => stack.use(encoder.table(stages, metric)));
+      const outs = some.map(() => encoder.allocCodes(TOKENS)), commands = gpu.commands();
+      for (const [i, table] of tables.entries()) {
+        stack.use(outs[i]!.codes), stack.use(outs[i]!.scales);
+        encoder.encode(commands, table, { source, ...outs[i]! }, { tokens: TOKENS });
+      }
+      commands.submit();
+      return await Promise.all(outs.map(({ codes }) => gpu.readU32(codes)));
+    };
+    const together = await codesOf([...layers]);
+    for (const [i, layer] of layers.entries()) assertEquals(together[i], (await codesOf([layer]))[0]);
+  });
+
   await t.step("refuses ties in a metric", async () => {
     using encoder = await Encoder.create(gpu, dims, CODEC, { form: "rows" });
     assertThrows(() => encoder.table(stages, new Uint16Array(512)), RangeError, "untied pairs");

@@ -5,20 +5,21 @@ import { fromF16Array } from "../../src/core/f16.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { type Codebook, expectFits, readCodebook, stagesAt, truncate, writeCodebook } from "../../src/codebook/file.ts";
 import { VALUE_ARRAYS, type ValueArrays, valueArrayShapes } from "../../src/codebook/value_encoder.ts";
-import { packInt8, type Precision, roundWords, tableOf, unpackInt8 } from "../../src/codebook/words.ts";
-import { writeSafetensors } from "../../src/files/safetensors.ts";
+import { levels, packWords, type Precision, roundWords, tableOf, unpackWords } from "../../src/codebook/words.ts";
+import { readSafetensors, writeSafetensors } from "../../src/files/safetensors.ts";
+import { openSource } from "../../src/files/source.ts";
 
 const KEYS: CodecShape = {
   headDim: 16,
   stages: [{ kind: "pair", tied: true }, { kind: "pair", tied: false }, { kind: "sub", pairs: 4 }],
 };
-const TIER = '{"base":1,"stages":2,"thresholds":[[1,2,3]]}';
+const TIER = '{"base":1,"stages":2,"share":0.25,"thresholds":[[1,2,3]]}';
 const model = { layers: 2, kvHeads: 3, headDim: 16, fingerprint: "abc" };
 
 /** Words of every stage as training leaves them. */
 function words(codec: CodecShape, precision: Precision, seed: number): Uint16Array[] {
   const rng = new Rng(seed);
-  return codec.stages.map((stage) => {
+  return codec.stages.map((stage, s) => {
     const rows = stageRows(stage),
       data = Float64Array.from({ length: 3 * rows * 16 }, () => rng.below(9) ? rng.normal() : 0);
     if (stage.kind === "pair" && stage.tied) {
@@ -26,7 +27,7 @@ function words(codec: CodecShape, precision: Precision, seed: number): Uint16Arr
         if (i % (rows * 16) < 64 * 16) [data[i + 64 * 16], data[i + 64 * 16 + 1]] = [-data[i + 1]!, data[i]!];
       }
     }
-    return roundWords(data, 16, precision);
+    return roundWords(data, 16, levels(precision, s));
   });
 }
 
@@ -60,6 +61,22 @@ Deno.test("a codebook comes back as it was written, in either precision", () =>
     assert(sizes[1]! < 0.65 * sizes[0]!, `${sizes}`);
   }));
 
+Deno.test("stages from the sixth on are stored in half the bytes as int4, tied ones too", () =>
+  within(async (folder) => {
+    const codec: CodecShape = {
+      headDim: 16,
+      stages: [...pairStages(16, 6, false).stages, { kind: "pair", tied: true }],
+    };
+    const layers = [1, 2].map((seed) => ({ keys: words(codec, "int4", seed), values: words(codec, "int4", 9 + seed) }));
+    const book: Codebook = { model, keys: codec, values: codec, precision: "int4", layers, record: {} };
+    await writeCodebook(`${folder}/int4`, book);
+    assertEquals(await readCodebook(`${folder}/int4`), book);
+    using source = await openSource(`${folder}/int4`);
+    const { tensors } = await readSafetensors(source),
+      of = (s: number) => tensors.get(`layers.1.keys.${s}`)!.byteLength;
+    assertEquals([of(4), of(5), of(6)], [3 * 128 * 16, 3 * 128 * 8, 3 * 64 * 8]);
+  }));
+
 /** A codebook with all that a file may say. */
 function full(): Codebook {
   const codec = pairStages(16, 3, false), metric = () => Uint16Array.from({ length: 3 * 256 }, (_, i) => i % 256);
@@ -68,7 +85,7 @@ function full(): Codebook {
     metrics: { keys: metric(), values: metric() },
   }));
   const splits = { 1: { keys: 2, values: 1 }, 2: { keys: 3, values: 2 } };
-  const tier = { base: 1, stages: 2, thresholds: [[1, 2, 3], [4, 5, 6.5]] },
+  const tier = { base: 1, stages: 2, share: 0.25, thresholds: [[1, 2, 3], [4, 5, 6.5]] },
     tiers = { 2: { keys: tier, values: tier } };
   return { model, keys: codec, values: codec, precision: "f16", beam: 4, splits, tiers, layers, record: {} };
 }
@@ -173,19 +190,21 @@ Deno.test("readCodebook() refuses what is no codebook, by name and reason", () =
     }
   }));
 
-Deno.test("roundWords() to int8 is kept by packing, is symmetric, and rounding again changes nothing", () => {
-  const rng = new Rng(71),
-    data = Float64Array.from({ length: 40 * 16 }, (_, i) => i < 16 ? 0 : rng.normal() * 10 ** (i % 7 - 3));
-  const once = roundWords(data, 16, "int8"), values = fromF16Array(once);
-  assertEquals(roundWords(values, 16, "int8"), once);
-  const { numbers, peaks } = packInt8(once, 16);
-  assertEquals(fromF16Array(unpackInt8(numbers, peaks)), values);
-  assertEquals(fromF16Array(roundWords(data.map((x) => -x), 16, "int8")), values.map((x) => x === 0 ? 0 : -x));
-  for (let row = 0; row < 640; row += 16) {
-    const peak = Math.max(...data.subarray(row, row + 16).map(Math.abs));
-    for (let i = row; i < row + 16; i++) assert(Math.abs(values[i]! - data[i]!) <= peak * (0.5 / 127 + 2 ** -10));
-  }
-});
+for (const most of [127, 7] as const) {
+  Deno.test(`roundWords() to ${most} steps is kept by packing, is symmetric, and rounding again changes nothing`, () => {
+    const rng = new Rng(71),
+      data = Float64Array.from({ length: 40 * 16 }, (_, i) => i < 16 ? 0 : rng.normal() * 10 ** (i % 7 - 3));
+    const once = roundWords(data, 16, most), values = fromF16Array(once);
+    assertEquals(roundWords(values, 16, most), once);
+    const { numbers, peaks } = packWords(once, 16, most);
+    assertEquals(fromF16Array(unpackWords(numbers, peaks, most)), values);
+    assertEquals(fromF16Array(roundWords(data.map((x) => -x), 16, most)), values.map((x) => x === 0 ? 0 : -x));
+    for (let row = 0; row < 640; row += 16) {
+      const peak = Math.max(...data.subarray(row, row + 16).map(Math.abs));
+      for (let i = row; i < row + 16; i++) assert(Math.abs(values[i]! - data[i]!) <= peak * (0.5 / most + 2 ** -10));
+    }
+  });
+}
 
 Deno.test("tableOf() lays stages of a head one after another", () => {
   const book = sample("f16"), table = new Uint16Array(tableOf(KEYS, 3, book.layers[0]!.keys).buffer);

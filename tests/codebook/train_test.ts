@@ -5,7 +5,7 @@ import { headBytes, HeadGroup } from "../../src/codebook/head_group.ts";
 import { addMoments, metricRoots } from "../../src/codebook/metric.ts";
 import { RIDGE, solveStage } from "../../src/codebook/solve.ts";
 import { layerNmse, measureStages, trainStages } from "../../src/codebook/train.ts";
-import { roundWords } from "../../src/codebook/words.ts";
+import { levels, roundWords } from "../../src/codebook/words.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import { codeResidualRef } from "../../src/ref/code_residual.ts";
@@ -28,7 +28,7 @@ Deno.test("training", async (t) => {
     for (const stage of [{ kind: "pair", tied: true }, { kind: "pair", tied: false }] satisfies PairStage[]) {
       const data = correlated(200, 8, 63), one = { kvHeads: 1, headDim: 8 };
       const { residual } = codeResidualRef(data, one), half = 64 * 8;
-      const first = Float64Array.from(fromF16Array(roundWords(correlated(128, 8, 64), 8, "f16")), (x) => x / 16);
+      const first = Float64Array.from(fromF16Array(roundWords(correlated(128, 8, 64), 8)), (x) => x / 16);
       if (stage.tied) {
         for (let i = 0; i < half; i += 2) [first[half + i], first[half + i + 1]] = [-first[i + 1]!, first[i]!];
       }
@@ -37,7 +37,7 @@ Deno.test("training", async (t) => {
       await group.begin(stage);
       let words: Float64Array = first;
       for (let step = 0; step <= 4; step++) {
-        group.submit(roundWords(words, 8, "f16"));
+        group.submit(roundWords(words, 8));
         const [found] = await group.read(), ratio = found!.loss / want.losses[step]!;
         const within = step < 2 ? 2e-3 : 3e-2; // a token near a tie may go the other way, and others after it
         assert(
@@ -84,7 +84,11 @@ Deno.test("training", async (t) => {
       trained.nmse.reduce((last, x) => (assert(mean(x) < 0.9 * last, `${mean(x)} after ${last}`), mean(x)), 1);
       const again = await measureStages(gpu, dims, vectors, codec, trained.stages, { metric });
       assertEquals(again.nmse.map(mean), trained.nmse.map(mean));
-      assertEquals(roundWords(fromF16Array(trained.stages[1]!), 16, precision), trained.stages[1], "stored as rounded");
+      assertEquals(
+        roundWords(fromF16Array(trained.stages[1]!), 16, levels(precision, 1)),
+        trained.stages[1],
+        "stored as rounded",
+      );
     }
     const parts = await trainStages(gpu, dims, vectors, codec, { iterations: 3, metric, memory: 1 << 20 });
     const whole = await trainStages(gpu, dims, vectors, codec, { iterations: 3, metric });
@@ -148,7 +152,7 @@ Deno.test("training", async (t) => {
     assertEquals((await trainStages(gpu, dims, mixed, codec, options)).stages, want.stages);
     const cached = new Float32Array(data.length);
     data.forEach((x, i) => cached[((Math.floor(i / 16) % 2) * TOKENS + Math.floor(i / 32)) * 16 + i % 16] = x);
-    using cache = gpu.upload("cache", "u32", [2, TOKENS, 8], new Uint32Array(roundWords(cached, 16, "f16").buffer));
+    using cache = gpu.upload("cache", "u32", [2, TOKENS, 8], new Uint32Array(roundWords(cached, 16).buffer));
     const { nmse } = await trainStages(gpu, dims, { form: "cache", parts: [cache] }, codec, options);
     assert(Math.abs(mean(nmse[0]!) / mean(want.nmse[0]!) - 1) < 0.05);
     const ragged = { form: "rows", parts: [data.subarray(0, 10 * 32), data.subarray(10 * 32)] } as const;

@@ -1,5 +1,5 @@
 /** Sample packed streams for the kernels over codes. */
-import { type CodecShape, fields, pairStages, type Stage, tableRows } from "../../src/core/codec.ts";
+import { baseOf, type CodecShape, fields, pairStages, type Stage, tableRows } from "../../src/core/codec.ts";
 import { fromF16, fromF16Array, toF16, toF16Array } from "../../src/core/f16.ts";
 import { BLOCK, blocks, packCodes } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
@@ -9,6 +9,7 @@ import type { Gpu } from "../../src/gpu/gpu.ts";
 import type { Tensor } from "../../src/gpu/tensor.ts";
 import { codeQuads } from "../../src/kernels/packed_codes.ts";
 import type { PackedNumbers } from "../../src/ref/code_decode.ts";
+import { codeTierRef } from "../../src/ref/code_tier.ts";
 
 /** Pair stages `p`, and sub stages by their pairs. */
 export function codec(headDim: number, ...stages: ("p" | number)[]): CodecShape {
@@ -21,6 +22,11 @@ export function codec(headDim: number, ...stages: ("p" | number)[]): CodecShape 
 /** `count` pair stages. */
 export function pairs(headDim: number, count: number): CodecShape {
   return pairStages(headDim, count, false);
+}
+
+/** A codec whose first `base` stages are of all tokens and whose others are of some. */
+export function tiered(codec: CodecShape, base: number): CodecShape {
+  return { ...codec, base };
 }
 
 /** How words and codes fall. */
@@ -61,25 +67,41 @@ export function packedSample(
     return isSkewed ? Math.floor(range * rng.uniform() ** 6) : rng.below(range);
   });
   const scaleBits = toF16Array(Float32Array.from({ length: padded }, () => 0.2 + 2 * rng.uniform()));
+  const whole = { codec, kvHeads, tableBits, scaleBits };
   return {
-    ...{ codec, kvHeads, tableBits, scaleBits },
+    ...whole,
     words: Float64Array.from(tableBits, fromF16),
-    codes: packCodes(codec, kvHeads, drawn),
+    codes: packCodes({ ...codec, base: undefined }, kvHeads, drawn),
     scales: Float64Array.from(fromF16Array(scaleBits)),
+    ...codec.base !== undefined && tieredCodes(codec, kvHeads, padded, drawn, rng),
   };
+}
+
+/** `drawn [T][K][fields]` as codes of the first stages, and further codes of about a third of the tokens. */
+function tieredCodes(codec: CodecShape, kvHeads: number, tokens: number, drawn: Uint16Array, rng: Rng) {
+  const count = fields(codec).length, few = fields(baseOf(codec)).length, codeBlocks = tokens / BLOCK;
+  const first = drawn.filter((_, i) => i % count < few), room = Math.ceil(tokens / 2);
+  const missed = Array.from({ length: kvHeads * tokens }, () => rng.below(3) === 0);
+  const all = Uint16Array.from(drawn, (_, i) => {
+    const f = i % count, t = Math.floor(i / count) % tokens, k = Math.floor(i / count / tokens);
+    return drawn[(t * kvHeads + k) * count + f]!;
+  });
+  const { more } = codeTierRef(codec, kvHeads, missed, all, { codeBlocks, room });
+  return { codes: packCodes(codec, kvHeads, first), more: { words: more, codeBlocks, room } };
 }
 
 /** A packed stream on the GPU. */
 export function uploadPacked(
   gpu: Gpu,
-  { codec, kvHeads, codes, tableBits, scaleBits }: PackedSample,
-): Record<"table" | "codes" | "quads" | "scales", Tensor> {
+  { codec, kvHeads, codes, more, tableBits, scaleBits }: PackedSample,
+): Record<"table" | "codes" | "quads" | "scales", Tensor> & { more?: Tensor } {
   const shapes = codeShapes({ codec, kvHeads, codeBlocks: scaleBits.length / BLOCK });
   return {
     table: gpu.upload("table", "u32", shapes.table, tableBits),
     codes: gpu.upload("codes", "u32", shapes.codes, codes),
     quads: gpu.upload("quads", "u32", shapes.quads, codeQuads(codec)),
     scales: gpu.upload("scales", "f16", shapes.scales, scaleBits),
+    ...more && { more: gpu.upload("more", "u32", [more.words.length], more.words) },
   };
 }
 

@@ -12,7 +12,7 @@ import { codeDecodeRef } from "../../src/ref/code_decode.ts";
 import { exact, type Round } from "../../src/ref/round.ts";
 import { assertAsAccurateAs, normals } from "../_assert.ts";
 import { onEachText, poisoned } from "../_gpu.ts";
-import { codec, type CodesSample, packedSample, pairs, rope, toHalf, uploadPacked } from "./_codes.ts";
+import { codec, type CodesSample, packedSample, pairs, rope, tiered, toHalf, uploadPacked } from "./_codes.ts";
 
 interface Case extends CodesSample {
   readonly qHeads: number;
@@ -21,8 +21,6 @@ interface Case extends CodesSample {
   readonly values: CodecShape;
   readonly tokens: number;
   readonly base?: number;
-  /** Positions are a list with gaps. */
-  readonly hasGaps?: boolean;
   readonly sharpness?: number;
 }
 
@@ -38,7 +36,9 @@ const CASES: Case[] = [
   { qHeads: 8, kvHeads: 1, keys: codec(256, "p", 8, 16, "p"), values: pairs(256, 3), tokens: 130 },
   { qHeads: 8, kvHeads: 2, keys: codec(128, "p", "p", 8, 16), values: codec(128, "p", 8, 32), tokens: 1000, base: 4 },
   { qHeads: 4, kvHeads: 1, keys: codec(128, 8, "p"), values: codec(128, 4), tokens: 64, isSkewed: true },
-  { qHeads: 4, kvHeads: 2, keys: codec(64, "p", 8, 16), values: codec(64, "p", 8), tokens: 63, hasGaps: true },
+  { qHeads: 4, kvHeads: 2, keys: tiered(pairs(64, 12), 5), values: tiered(pairs(64, 8), 2), tokens: 163, base: 4 },
+  { qHeads: 4, kvHeads: 1, keys: tiered(codec(128, "p", 8, 16), 1), values: tiered(pairs(128, 8), 3), tokens: 700 },
+  { qHeads: 2, kvHeads: 1, keys: pairs(80, 3), values: tiered(pairs(80, 4), 3), tokens: 31 },
   { qHeads: 4, kvHeads: 1, keys: codec(80, "p", 20), values: codec(80, 8, "p"), tokens: 32, sharpness: 40 },
 ];
 
@@ -46,15 +46,11 @@ const CASES: Case[] = [
 const LONG: Case[] = [
   { qHeads: 4, kvHeads: 1, keys: pairs(128, 11), values: pairs(128, 11), tokens: 131072 },
   { qHeads: 4, kvHeads: 1, keys: codec(128, "p", 8, 16, 32), values: codec(128, "p", 8, 16, 32), tokens: 131072 },
+  { qHeads: 4, kvHeads: 1, keys: tiered(pairs(128, 15), 9), values: tiered(pairs(128, 12), 6), tokens: 131072 },
 ];
 
 /** Cases that run in other variants too, and without subgroups. */
 const VARIED = [CASES[0]!, CASES[8]!, CASES[10]!];
-
-/** A token's position in head `k`. */
-function positionOf({ hasGaps = false, base = 0 }: Case, k: number, t: number): number {
-  return base + (hasGaps ? 3 * t + (t * t + k) % 3 : t);
-}
 
 interface Sample {
   readonly q: Float32Array;
@@ -72,7 +68,7 @@ function sampleOf(it: Case): Sample {
 /** Decode, then attend. */
 function reference(it: Case, { q, keys, values }: Sample, frequencies: Float64Array, round: Round, roundSum = round) {
   const { qHeads, kvHeads, tokens, keys: { headDim } } = it, dims = { qHeads, kvHeads, headDim };
-  const rotation = { frequencies, position: (k: number, t: number) => positionOf(it, k, t) };
+  const rotation = { frequencies, position: (_: number, t: number) => (it.base ?? 0) + t };
   const scores = attnCodesScoresRef(q, codeDecodeRef(keys, { tokens, rotation }, round, roundSum), dims, round);
   const { o, md } = attnCodesValuesRef(scores, codeDecodeRef(values, { tokens }, round, roundSum), dims, round);
   for (let i = 0; i < o.length; i++) o[i] = round(o[i]! / md[2 * Math.floor(i / headDim) + 1]!);
@@ -81,29 +77,22 @@ function reference(it: Case, { q, keys, values }: Sample, frequencies: Float64Ar
 
 /** Runs a case, its states after a first that stays untouched, and folds its states. */
 async function run(gpu: Gpu, it: Case, sample: Sample, variant: AttnCodesVariant): Promise<Float64Array> {
-  const { qHeads, kvHeads, tokens, hasGaps, keys: { headDim } } = it;
+  const { qHeads, tokens, base = 0, keys: { headDim } } = it;
   using stack = new DisposableStack();
-  const op = stack.use(await AttnCodes.create(gpu, it, tokens, { variant, isRun: !hasGaps }));
+  const op = stack.use(await AttnCodes.create(gpu, it, tokens, { variant }));
   const keys = uploadPacked(gpu, sample.keys),
     values = uploadPacked(gpu, sample.values),
     states = 1 + op.states(tokens);
   const q = gpu.upload("q", "f32", [qHeads, headDim], sample.q);
-  const { ropeTable } = rope(gpu, headDim, positionOf(it, 0, tokens) + 8);
-  const list = Uint32Array.from(
-    { length: kvHeads * tokens },
-    (_, i) => positionOf(it, Math.floor(i / tokens), i % tokens) - (it.base ?? 0),
-  );
-  const positions = hasGaps ? gpu.upload("positions", "u32", [kvHeads, tokens], list) : undefined;
+  const { ropeTable } = rope(gpu, headDim, base + tokens + 8);
   const partialO = poisoned(gpu, "partial_o", [states, qHeads, headDim]);
   const partialMd = poisoned(gpu, "partial_md", [states, qHeads, 2]);
-  for (
-    const tensor of [...Object.values(keys), ...Object.values(values), q, ropeTable, positions, partialO, partialMd]
-  ) {
-    if (tensor) stack.use(tensor);
+  for (const tensor of [...Object.values(keys), ...Object.values(values), q, ropeTable, partialO, partialMd]) {
+    stack.use(tensor);
   }
   const commands = gpu.commands();
-  const io = { q, keys, values, ropeTable, positions, partialO, partialMd };
-  assertEquals(op.encode(commands, io, { tokens, base: it.base, state: 1 }), states - 1);
+  const io = { q, keys, values, ropeTable, partialO, partialMd };
+  assertEquals(op.encode(commands, io, { tokens, base, state: 1 }), states - 1);
   commands.submit();
   const o = await gpu.readF32(partialO), md = await gpu.readF32(partialMd);
   assertEquals(o.subarray(0, qHeads * headDim).every(Number.isNaN), true);

@@ -8,23 +8,24 @@ import { codeDecodeRef, type PackedNumbers } from "../../src/ref/code_decode.ts"
 import { exact, type Round } from "../../src/ref/round.ts";
 import { assertAsAccurateAs } from "../_assert.ts";
 import { onEachText } from "../_gpu.ts";
-import { codec, packedSample, pairs, rope, toHalf, uploadPacked } from "./_codes.ts";
+import { codec, packedSample, pairs, rope, tiered, toHalf, uploadPacked } from "./_codes.ts";
 
 const CASES = [
   { codec: pairs(64, 5), kvHeads: 2, total: 65, first: 0, tokens: 65, rotate: true },
-  { codec: codec(128, "p", 8, 16), kvHeads: 1, total: 200, first: 40, tokens: 97, rotate: true, hasGaps: true },
+  { codec: codec(128, "p", 8, 16), kvHeads: 1, total: 200, first: 40, tokens: 97, rotate: true },
+  { codec: tiered(codec(64, "p", 8, "p"), 1), kvHeads: 2, total: 200, first: 40, tokens: 97, rotate: true },
   { codec: codec(80, 4, "p"), kvHeads: 2, total: 33, first: 8, tokens: 1, rotate: false },
 ];
 
 Deno.test("code_decode", (t) =>
   onEachText(t, async (gpu, t) => {
-    for (const { hasGaps = false, ...it } of CASES) {
+    for (const it of CASES) {
       const sample = packedSample(it.codec, it.kvHeads, it.total, 3, { isOnGrid: false });
       for (const words of ["words_half", "words_f16"] as const) {
         if (words !== "words_half" && (!gpu.f16 || !gpu.subgroups)) continue;
         await t.step(`is as accurate as f32 rounded to half precision, ${words}, D=${it.codec.headDim}`, async () => {
-          const position = (k: number, t: number) => 5 + (hasGaps ? 2 * t + k : t);
-          const got = await run(gpu, it, sample, hasGaps ? position : undefined, words);
+          const position = (_: number, t: number) => 5 + t;
+          const got = await run(gpu, it, sample, words);
           const { frequencies, ropeTable } = rope(gpu, it.codec.headDim, 1);
           ropeTable[Symbol.dispose]();
           const rotation = it.rotate ? { frequencies, position } : undefined;
@@ -51,21 +52,17 @@ async function run(
   gpu: Gpu,
   it: (typeof CASES)[number],
   sample: ReturnType<typeof packedSample>,
-  position: ((k: number, t: number) => number) | undefined,
   words: WordsPart,
 ): Promise<Float32Array> {
-  const { codec, kvHeads, total, tokens } = it, { headDim } = codec, slot = 2, capacity = tokens + 3;
+  const { codec, kvHeads, tokens } = it, { headDim } = codec, slot = 2, capacity = tokens + 3;
   using stack = new DisposableStack();
-  const op = await CodeDecode.create(gpu, codec, kvHeads, { rotate: it.rotate, isRun: !position, words });
+  const op = await CodeDecode.create(gpu, codec, kvHeads, { rotate: it.rotate, words });
   const packed = uploadPacked(gpu, sample), { ropeTable } = rope(gpu, headDim, 1000);
   const shape = codeDecodeShapes({ codec, kvHeads, codeBlocks: 0, capacity, tableRows: 0 }).out;
   const out = gpu.upload("out", "u32", shape, new Uint32Array(kvHeads * capacity * headDim / 2).fill(0x7e007e00));
-  const list = (at: (k: number, t: number) => number) =>
-    Uint32Array.from({ length: kvHeads * total }, (_, i) => at(Math.floor(i / total), i % total) - 5);
-  const positions = position && gpu.upload("positions", "u32", [kvHeads, total], list(position));
-  for (const tensor of [...Object.values(packed), ropeTable, out, positions]) if (tensor) stack.use(tensor);
+  for (const tensor of [...Object.values(packed), ropeTable, out]) stack.use(tensor);
   const commands = gpu.commands();
-  op.encode(commands, { ...packed, ropeTable, positions, out }, { ...it, slot, base: 5 });
+  op.encode(commands, { ...packed, ropeTable, out }, { ...it, slot, base: 5 });
   commands.submit();
   const all = fromF16Array(new Uint16Array(await gpu.read(out))), row = capacity * headDim;
   return Float32Array.from({ length: kvHeads * tokens * headDim }, (_, i) => {

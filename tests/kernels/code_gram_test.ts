@@ -1,5 +1,5 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
-import { type CodecShape, tableRows } from "../../src/core/codec.ts";
+import { type CodecShape, pairStages, tableRows } from "../../src/core/codec.ts";
 import { codeGramShapes } from "../../src/core/shapes.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import { CodeGram } from "../../src/kernels/code_gram.ts";
@@ -8,10 +8,15 @@ import { assertAsAccurateAs } from "../_assert.ts";
 import { poisoned } from "../_gpu.ts";
 import { asWords, halves } from "./_codec.ts";
 
+const sub = (pairs: number) => ({ kind: "sub", pairs } as const);
 const CODECS: readonly CodecShape[] = [
   { headDim: 8, stages: [{ kind: "pair", tied: true }] },
   { headDim: 80, stages: [{ kind: "pair", tied: false }, { kind: "sub", pairs: 8 }, { kind: "pair", tied: true }] },
   { headDim: 128, stages: [{ kind: "sub", pairs: 64 }, { kind: "sub", pairs: 4 }] },
+  {
+    headDim: 64, // alike stages are done at once
+    stages: [...pairStages(64, 2, true).stages, ...pairStages(64, 1, false).stages, ...[8, 8, 32].map(sub)],
+  },
 ];
 
 Deno.test("code_gram", async (t) => {

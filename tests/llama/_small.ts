@@ -11,6 +11,9 @@ export const SHAPE = { layers: 2, kvHeads: 2, headDim: 32 },
   CONTEXT = 512;
 export const SMALL = { hidden: 64, ffn: 96, qHeads: 4, ...SHAPE, context: CONTEXT };
 
+/** A squared error that an eighth of the keys and a third of the values pass. */
+const THRESHOLD = 60;
+
 /** A codebook of random words: it codes badly and by the same rules as a good one. */
 function randomBook(fingerprint: string, seed: number, shape: typeof SHAPE): Codebook {
   const rng = new Rng(seed), codec = pairStages(SHAPE.headDim, 5, false);
@@ -22,7 +25,12 @@ function randomBook(fingerprint: string, seed: number, shape: typeof SHAPE): Cod
       )
     );
   const layers = Array.from({ length: shape.layers }, () => ({ keys: words(), values: words() }));
-  return { model: { ...shape, fingerprint }, keys: codec, values: codec, precision: "f16", layers, record: {} };
+  const tier = (base: number, stages: number) => ({
+    ...{ base, stages, share: 0.3 },
+    thresholds: layers.map(() => new Array(SHAPE.kvHeads).fill(THRESHOLD)),
+  });
+  const tiers = { 2: { keys: tier(2, 5), values: tier(1, 4) } };
+  return { model: { ...shape, fingerprint }, keys: codec, values: codec, precision: "f16", tiers, layers, record: {} };
 }
 
 /** A folder with two models, and a way to load one with a cache of some kind. */
@@ -49,6 +57,7 @@ export type Open = (
 ) => Promise<Llama>;
 
 export const CODES: KvOptions = { bits: { k: 2, v: 1 }, window: 32, sinks: 4 };
+export const TIERS: KvOptions = { bits: 2, window: 32, sinks: 4 };
 export const IDS = Array.from({ length: 150 }, (_, i) => 2 + (i * i + 3 * i) % 90);
 
 /** Ids and log-probabilities of a continuation: what they attend to shows in them to the last bit. */

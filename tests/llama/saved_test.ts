@@ -11,9 +11,9 @@ import { inspectCache } from "../../src/llama/inspect.ts";
 import { inside, type KvOptions, type Llama } from "../../src/llama/llama.ts";
 import { openCache } from "../../src/llama/saved.ts";
 import { Session } from "../../src/llama/session.ts";
-import { CODES, CONTEXT, go, IDS, type Open, SHAPE, within } from "./_small.ts";
+import { CODES, CONTEXT, go, IDS, type Open, SHAPE, TIERS, within } from "./_small.ts";
 
-for (const [name, kv] of [["an exact cache", {}], ["a cache of codes", CODES]] as const) {
+for (const [name, kv] of [["an exact cache", {}], ["a cache of codes", CODES], ["a cache in tiers", TIERS]] as const) {
   Deno.test(`${name}, restored, goes on as it would have`, () =>
     within(async (folder, open) => {
       const path = `${folder}/saved.safetensors`;
@@ -228,36 +228,38 @@ Deno.test("attention over re-based tokens is attention over the same vectors at 
   });
 });
 
-Deno.test("append() puts a saved text behind any other", () =>
-  within(async (folder, open) => {
-    const path = `${folder}/saved.safetensors`;
-    using llama = await open(CODES);
-    const { compressed, config } = inside(llama);
-    using session = llama.session();
-    await go(session, [0, ...IDS.slice(0, 130)], 1); // with BOS
-    await session.save(path);
-    using front = llama.session();
-    for (const held of [2, 3, 20, 45, 100, undefined]) { // the last one stands on what was appended before
-      if (held) front.rewind(0), await go(front, IDS.slice(0, held - 1), 1);
-      const before = front.tokens.length;
-      await front.append(path);
-      assertEquals(front.tokens.slice(before), session.tokens.slice(1));
-      const decoding = new CodeCache(compressed!.attention, config.layers, CONTEXT, true);
-      await front.save(`${folder}/front.safetensors`);
-      using saved = await openCache(`${folder}/front.safetensors`);
-      await decoding.append(saved.layout, saved.read, 0);
-      const fused = await go(front, [9, 8, 7], 50);
-      using plain = new Session(inside(llama), decoding, saved.tokens);
-      const slow = await go(plain, [9, 8, 7], 50);
-      assertEquals(fused.map(([id]) => id), slow.map(([id]) => id), `after ${before}`);
-      front.rewind(before + 60);
-      await go(front, [4, 5], 3);
-    }
-    await assertRejects(
-      async () => {
-        for (;;) await front.append(path);
-      },
-      RangeError,
-      "Cannot",
-    );
-  }));
+for (const [name, kv] of [["codes", CODES], ["tiers", TIERS]] as const) {
+  Deno.test(`append() puts a saved text behind any other, in ${name}`, () =>
+    within(async (folder, open) => {
+      const path = `${folder}/saved.safetensors`;
+      using llama = await open(kv);
+      const { compressed, config } = inside(llama);
+      using session = llama.session();
+      await go(session, [0, ...IDS.slice(0, 130)], 1); // with BOS
+      await session.save(path);
+      using front = llama.session();
+      for (const held of [2, 3, 20, 45, 100, undefined]) { // the last one stands on what was appended before
+        if (held) front.rewind(0), await go(front, IDS.slice(0, held - 1), 1);
+        const before = front.tokens.length;
+        await front.append(path);
+        assertEquals(front.tokens.slice(before), session.tokens.slice(1));
+        const decoding = new CodeCache(compressed!.attention, config.layers, CONTEXT, true);
+        await front.save(`${folder}/front.safetensors`);
+        using saved = await openCache(`${folder}/front.safetensors`);
+        await decoding.append(saved.layout, saved.read, 0);
+        const fused = await go(front, [9, 8, 7], 50);
+        using plain = new Session(inside(llama), decoding, saved.tokens);
+        const slow = await go(plain, [9, 8, 7], 50);
+        assertEquals(fused.map(([id]) => id), slow.map(([id]) => id), `after ${before}`);
+        front.rewind(before + 60);
+        await go(front, [4, 5], 3);
+      }
+      await assertRejects(
+        async () => {
+          for (;;) await front.append(path);
+        },
+        RangeError,
+        "Cannot",
+      );
+    }));
+}

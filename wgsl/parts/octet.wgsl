@@ -3,7 +3,7 @@
 //
 //   codes  u32    [blocks][K][bits]
 //   quads  vec2u  [S][QUADS]         x: the stage's field over the quad, its first word in a block, and STAGE_PAIR;
-//                                    y: the stage's first row of the table  (src/kernels/code_quads.ts)
+//                                    y: the stage's first row of the table  (src/kernels/packed_codes.ts)
 //
 // The importing kernel imports a words part, declares these bindings and QUADS.
 
@@ -69,4 +69,20 @@ fn octet_decode(block: u32, octet: u32, row: u32, quad: u32, first: u32, end: u3
         }
     }
     return x;
+}
+
+/// Adds to token `t` of the octet.
+fn octet_add(x: Octet, t: u32, y: Words) -> Octet {
+    var sum = x;
+    switch t {
+        case 0u: { sum.a = words_add(x.a, y); }
+        case 1u: { sum.b = words_add(x.b, y); }
+        case 2u: { sum.c = words_add(x.c, y); }
+        case 3u: { sum.d = words_add(x.d, y); }
+        case 4u: { sum.e = words_add(x.e, y); }
+        case 5u: { sum.f = words_add(x.f, y); }
+        case 6u: { sum.g = words_add(x.g, y); }
+        default: { sum.h = words_add(x.h, y); }
+    }
+    return sum;
 }

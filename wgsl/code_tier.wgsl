@@ -1,0 +1,118 @@
+// code_tier: gives further codes to the tokens that a codec's first stages miss by too much, in order, while there is room.
+//
+//   error[k][t] = scales[t]^2 * sum_c residual[k][..][c][t]^2 > thresholds[k]
+//
+//   residual    f32    [K][capacity][HEAD_DIM][32]   what the first stages left (code_beam)
+//   scales      f16    [T]                           packed in pairs; of the first token from `scale` on
+//   thresholds  f32    [K]
+//   fields      vec4u  [FIELDS]                      only the last entry is read: 0 for a field of 12 bits, else 8
+//   all         u32    [K][capacity][32][FIELDS]     codes of all stages, found together
+//   raw         u32    [K][capacity][32][FEW]        codes of the first stages; of a token with further codes, those of `all`
+//   more        u32                                  index and further codes (src/core/pack.ts), blocks from `block` on
+//
+// One workgroup per head, over 256 tokens at a time.
+const WG: u32 = 256u;
+const HEAD_DIM: u32 = 128u; // @param channels per head
+const FIELDS: u32 = 12u;    // @param codes of a token in all stages
+const FEW: u32 = 5u;        // @param codes of a token in the first stages
+const MORE_WORDS: u32 = 3u; // @param words of a token's further codes
+
+struct Params {
+    tokens: u32,
+    capacity: u32, // blocks of residuals and codes
+    scale: u32,
+    block: u32,
+    held: u32,     // tokens of the block before it that count
+    more_at: u32,  // first word of further codes
+    room: u32,     // tokens of a head that may have some
+}
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> residual: array<f32>;
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read> thresholds: array<f32>;
+@group(0) @binding(4) var<storage, read> fields: array<vec4u>;
+@group(0) @binding(5) var<storage, read> all: array<u32>;
+@group(0) @binding(6) var<storage, read_write> raw: array<u32>;
+@group(0) @binding(7) var<storage, read_write> more: array<u32>;
+
+var<workgroup> sh_masks: array<atomic<u32>, 8>;
+
+fn below(bit: u32) -> u32 {
+    return (1u << bit) - 1u;
+}
+
+/// Whether token t's error passes its head's threshold.
+fn passes(head: u32, t: u32) -> bool {
+    if t >= params.tokens { return false; }
+    let tile = (head * params.capacity + (t >> 5u)) * HEAD_DIM * 32u + (t & 31u);
+    var error = 0.0;
+    for (var c = 0u; c < HEAD_DIM; c++) { error += residual[tile + c * 32u] * residual[tile + c * 32u]; }
+    let scale = unpack2x16float(scales[(params.scale + t) >> 1u])[t & 1u];
+    return error * scale * scale > thresholds[head];
+}
+
+/// Writes token t's codes: the first to `raw`, the others to the entry that begins at word `at`.
+fn write_codes(head: u32, t: u32, entry: u32) {
+    let token = head * params.capacity * 32u + t;
+    for (var f = 0u; f < FEW; f++) { raw[token * FEW + f] = all[token * FIELDS + f]; }
+    var at = entry;
+    var word = 0u;
+    var bit = 0u;
+    for (var f = FEW; f < FIELDS; f++) {
+        let code = all[token * FIELDS + f];
+        let bits = select(8u, 12u, fields[f].w == 0u);
+        word |= code << bit;
+        bit += bits;
+        if bit >= 32u {
+            more[at] = word;
+            at++;
+            bit -= 32u;
+            word = code >> (bits - bit);
+        }
+    }
+    if bit > 0u { more[at] = word; }
+}
+
+@compute @workgroup_size(WG)
+fn main(
+    @builtin(workgroup_id) wg: vec3u,
+    @builtin(num_workgroups) grid: vec3u,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let head = wg.x;
+    let own = lane >> 5u;
+    var count = 0u; // of the head's earlier tokens that have further codes
+    if params.held > 0u {
+        let at = 2u * ((params.block - 1u) * grid.x + head);
+        count = more[at + 1u] + countOneBits(more[at] & (0xffffffffu >> (32u - params.held)));
+    }
+    for (var tile = 0u; tile < params.tokens; tile += WG) {
+        let t = tile + lane;
+        if lane < 8u { atomicStore(&sh_masks[lane], 0u); }
+        workgroupBarrier();
+        let missed = passes(head, t);
+        if missed { atomicOr(&sh_masks[own], 1u << (lane & 31u)); }
+        workgroupBarrier();
+        var first = count; // of the lane's block
+        for (var b = 0u; b < 8u; b++) {
+            let tokens = countOneBits(atomicLoad(&sh_masks[b]));
+            count += tokens;
+            if b < own { first += tokens; }
+        }
+        count = min(count, params.room);
+        first = min(first, params.room);
+        let entry = first + countOneBits(atomicLoad(&sh_masks[own]) & below(lane & 31u));
+        workgroupBarrier();
+        if missed && entry >= params.room { atomicAnd(&sh_masks[own], ~(1u << (lane & 31u))); }
+        workgroupBarrier();
+        if (lane & 31u) == 0u && t < params.tokens {
+            let at = 2u * ((params.block + (t >> 5u)) * grid.x + head);
+            more[at] = atomicLoad(&sh_masks[own]);
+            more[at + 1u] = first;
+        }
+        if missed && entry < params.room {
+            write_codes(head, t, params.more_at + (head * params.room + entry) * MORE_WORDS);
+        }
+        workgroupBarrier(); // the masks are cleared next
+    }
+}
