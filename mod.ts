@@ -73,6 +73,7 @@ export {
   inspectFile,
   inspectModel,
   type ModelInspection,
+  type StageUse,
 } from "./src/llama/inspect.ts";
 export { calibrateTiers, type CalibrateTiersOptions, type TierShare, type TierShares } from "./src/llama/tiers.ts";
 export { trainCodebooks, type TrainCodebooksOptions } from "./src/llama/train.ts";

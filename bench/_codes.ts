@@ -1,6 +1,7 @@
 /** Packed streams for the benches over codes: the shape of an 8B LLaMA, one layer. */
-import { codeBits, type CodecShape, pairStages, type Stage } from "../src/core/codec.ts";
+import { codeBits, type CodecShape, moreWords, pairStages, type Stage } from "../src/core/codec.ts";
 import { toF16Array } from "../src/core/f16.ts";
+import { moreRoom, moreSize } from "../src/core/pack.ts";
 import { Rng } from "../src/core/rng.ts";
 import { ropeTable, ropeTableRows } from "../src/core/rope_table.ts";
 import { codeShapes } from "../src/core/shapes.ts";
@@ -33,6 +34,12 @@ export const CODECS: Readonly<Record<string, CodecShape>> = {
   "2p+3s8+s16": stages("p", "p", 8, 8, 8, 16),
 };
 
+/** Two tiers as a 64-channel model's default scales to this shape, at 1 bit: further codes for 12 and 20 % of tokens. */
+export const TIERS: Readonly<Record<"keys" | "values", { readonly codec: CodecShape; readonly share: number }>> = {
+  keys: { codec: { ...pairStages(HEADS.headDim, 26, false), base: 10 }, share: 0.12 },
+  values: { codec: { ...pairStages(HEADS.headDim, 14, false), base: 4 }, share: 0.2 },
+};
+
 const rng = new Rng(3), noise = Uint32Array.from({ length: 2 ** 18 }, () => rng.u32());
 
 function noisy(label: string, shape: Shape): Tensor {
@@ -50,16 +57,33 @@ function noisy(label: string, shape: Shape): Tensor {
 export interface Stream extends Disposable {
   readonly table: Tensor;
   readonly quads: Tensor;
-  readonly copies: readonly { readonly codes: Tensor; readonly scales: Tensor }[];
-  /** Bytes of codes and scales of one copy. */
+  readonly copies: readonly { readonly codes: Tensor; readonly scales: Tensor; readonly more?: Tensor }[];
+  /** Bytes of codes and scales of one copy, of further codes those in use. */
   readonly bytes: number;
 }
 
-/** A stream of `tokens` random codes; `share` of the bytes to rotate are its. */
-export function stream(codec: CodecShape, tokens: number, share = 1): Stream {
+/** Random further codes of about a share of the tokens. */
+function further(codec: CodecShape, tokens: number, share: number): Tensor {
+  const { kvHeads } = HEADS, codeBlocks = tokens / 32, room = moreRoom(tokens, share);
+  const words = Uint32Array.from({ length: moreSize(codec, kvHeads, codeBlocks, room) }, () => rng.u32());
+  for (let k = 0; k < kvHeads; k++) {
+    let count = 0;
+    for (let block = 0; block < codeBlocks; block++) {
+      let mask = 0, held = 0;
+      for (let t = 0; t < 32; t++) if (count + held < room && rng.uniform() < share) held++, mask |= 1 << t;
+      words.set([mask, count], 2 * (block * kvHeads + k));
+      count += held;
+    }
+  }
+  return gpu.upload("more", "u32", [words.length], words);
+}
+
+/** A stream of `tokens` random codes; `part` of the bytes to rotate are its, and `share` of its tokens have further codes. */
+export function stream(codec: CodecShape, tokens: number, part = 1, share = 0): Stream {
   const { kvHeads } = HEADS, codeBlocks = tokens / 32, shapes = codeShapes({ codec, kvHeads, codeBlocks });
-  const bytes = tokens * (kvHeads * codeBits(codec) / 8 + 2), owned = new DisposableStack();
-  const count = Math.ceil((software ? 2 ** 20 : ROTATE_BYTES) * share / bytes);
+  const ofTiers = kvHeads * (share * 4 * moreWords(codec) + (share > 0 ? 0.25 : 0));
+  const bytes = tokens * (kvHeads * codeBits(codec) / 8 + 2 + ofTiers), owned = new DisposableStack();
+  const count = Math.ceil((software ? 2 ** 20 : ROTATE_BYTES) * part / bytes);
   const scaleBits = toF16Array(new Float32Array(tokens).fill(0.03));
   return {
     table: owned.use(random(gpu, "table", "u32", shapes.table)),
@@ -67,6 +91,7 @@ export function stream(codec: CodecShape, tokens: number, share = 1): Stream {
     copies: Array.from({ length: count }, () => ({
       codes: owned.use(noisy("codes", shapes.codes)),
       scales: owned.use(gpu.upload("scales", "f16", shapes.scales, scaleBits)),
+      ...codec.base !== undefined && { more: owned.use(further(codec, tokens, share)) },
     })),
     bytes,
     [Symbol.dispose]: () => owned.dispose(),

@@ -5,7 +5,19 @@ import { AttnDecode } from "../src/kernels/attn_decode.ts";
 import { AttnMerge } from "../src/kernels/attn_merge.ts";
 import type { Tensor } from "../src/gpu/tensor.ts";
 import { random } from "./_attn.ts";
-import { CODECS, CONTEXTS, gpu, HEADS, perToken, queries, repetitions, rope, software, stream } from "./_codes.ts";
+import {
+  CODECS,
+  CONTEXTS,
+  gpu,
+  HEADS,
+  perToken,
+  queries,
+  repetitions,
+  rope,
+  software,
+  stream,
+  TIERS,
+} from "./_codes.ts";
 import { ROTATE_BYTES, time } from "./_harness.ts";
 
 const views = new Map<number, Tensor>();
@@ -41,9 +53,14 @@ for (const tokens of CONTEXTS) {
       tokens,
     );
   }
-  for (const [name, codec] of Object.entries(CODECS)) {
-    const dims = { qHeads, kvHeads, keys: codec, values: codec };
-    using keys = stream(codec, tokens, 0.5), values = stream(codec, tokens, 0.5);
+  const plain = Object.entries(CODECS).map(([name, codec]) => {
+    const side = { codec, share: 0 };
+    return [name, { keys: side, values: side }] as const;
+  });
+  for (const [name, of] of [...plain, ["tiers", TIERS] as const]) {
+    const dims = { qHeads, kvHeads, keys: of.keys.codec, values: of.values.codec };
+    using keys = stream(of.keys.codec, tokens, 0.5, of.keys.share);
+    using values = stream(of.values.codec, tokens, 0.5, of.values.share);
     const chosen = chooseAttnCodes(dims, gpu);
     const { values: decode } = chooseAttnCodes({ ...dims, values: CODECS["p+s8+s16+s32"]! }, gpu);
     const commuted = { ...chosen.keys, words: "words_f32", heads: 1, isCommuted: true } as const;

@@ -1,4 +1,10 @@
-import { type CacheInspection, type CodebookInspection, inspectFile, type ModelInspection } from "../../mod.ts";
+import {
+  type CacheInspection,
+  type CodebookInspection,
+  inspectFile,
+  type ModelInspection,
+  type StageUse,
+} from "../../mod.ts";
 import { Args, UsageError } from "./args.ts";
 import { formatBytes } from "./progress.ts";
 
@@ -44,8 +50,10 @@ function rowsOfCache(
 }
 
 function rowsOfCodebook(
-  { name, model, finished, bits, precision, record, byteLength }: CodebookInspection,
+  { name, model, finished, bits, uses, precision, record, byteLength }: CodebookInspection,
 ): [string, string][] {
+  const use = ({ base, stages, share }: StageUse): string =>
+    stages ? `${base} stages, ${stages} for ${(100 * share!).toFixed(0)} % of tokens` : `${base} stages`;
   return [
     ["codebook", `${name}, ${formatBytes(byteLength)}, words in ${precision}`],
     [
@@ -53,6 +61,10 @@ function rowsOfCodebook(
       `${finished} of ${model.layers} trained, ${model.kvHeads} key/value heads of dimension ${model.headDim}`,
     ],
     ["bits", `up to ${bits.k.toFixed(2)} an element of keys and ${bits.v.toFixed(2)} of values, scales included`],
+    ...Object.entries(uses).map(([bits, { keys, values }]): [string, string] => [
+      `at ${bits} bit${bits === "1" ? "" : "s"}`,
+      `keys in ${use(keys)}; values in ${use(values)}`,
+    ]),
     ["model", model.fingerprint],
     ...Object.entries(record).filter(([, value]) => value.length <= 100),
   ];

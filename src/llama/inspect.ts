@@ -6,7 +6,7 @@
 import type { LlamaConfig, WeightType } from "../core/model.ts";
 import { llamaConfig, llamaFiles } from "../files/llama_config.ts";
 import { fingerprint, openModel } from "../files/model_files.ts";
-import { type Codebook, isAdditive, readCodebook } from "../codebook/file.ts";
+import { type Codebook, isAdditive, readCodebook, type Tier } from "../codebook/file.ts";
 import { codeBits } from "../core/codec.ts";
 import { readSafetensors } from "../files/safetensors.ts";
 import { openSource } from "../files/source.ts";
@@ -95,12 +95,36 @@ export interface CodebookInspection {
   readonly finished: number;
   /** Bits an element of keys and of values, scales included, where all stages are used. */
   readonly bits: { readonly k: number; readonly v: number };
+  /** Stages in use at 1 and at 2 bits of both sides, where its own: of all tokens, and of the `share` that have more. */
+  readonly uses: Readonly<Partial<Record<1 | 2, Record<"keys" | "values", StageUse>>>>;
   /** How words are stored. */
   readonly precision: Codebook["precision"];
   /** How it was trained. */
   readonly record: Codebook["record"];
   /** Bytes of the file. */
   readonly byteLength: number;
+}
+
+/** Stages of one side: of all tokens, and in all of `share` of them. */
+export interface StageUse {
+  /** Of all tokens. */
+  readonly base: number;
+  /** Of those that the first miss by too much, if there are any. */
+  readonly stages?: number;
+  /** Of calibration's tokens, these. */
+  readonly share?: number;
+}
+
+/** Stages in use at either number of bits, if the codebook says so itself. */
+function usesOf({ splits = {}, tiers = {} }: Codebook): CodebookInspection["uses"] {
+  const uses: Partial<Record<1 | 2, Record<"keys" | "values", StageUse>>> = {};
+  for (const bits of [1, 2] as const) {
+    const split = splits[bits], tier = tiers[bits];
+    const of = ({ base, stages, share }: Tier): StageUse => ({ base, stages, share });
+    if (tier) uses[bits] = { keys: of(tier.keys), values: of(tier.values) };
+    else if (split) uses[bits] = { keys: { base: split.keys }, values: { base: split.values } };
+  }
+  return uses;
 }
 
 /** Tells what a model, a codebook or a saved cache holds. Throws `FileFormatError` for what is none of them. */
@@ -111,11 +135,11 @@ export async function inspectFile(
   using file = await openSource(source);
   const { metadata: { format } } = await readSafetensors(file), { name, size: byteLength } = file;
   if (format !== "commvq-codebook") return await inspectCache(source);
-  const { model, keys, values, precision, layers, record } = await readCodebook(source);
+  const codebook = await readCodebook(source), { model, keys, values, precision, layers, record } = codebook;
   const scale = 16 / model.kvHeads, bits = (codes: number): number => (codes + scale) / model.headDim;
   const v = isAdditive(values) ? bits(codeBits(values)) : values.bits;
   return {
     ...{ kind: "codebook", name, model, finished: layers.length, precision, record, byteLength },
-    bits: { k: bits(codeBits(keys)), v },
+    ...{ bits: { k: bits(codeBits(keys)), v }, uses: usesOf(codebook) },
   };
 }
