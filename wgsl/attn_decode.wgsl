@@ -15,7 +15,6 @@
 // softmax of its own, and the groups are folded at the end. With subgroups the walk needs no barrier.
 // A split that saw no token has m = F32_LOWEST, d = 0, o = 0.
 #import heads_4 // @param HEADS_PART heads_1 to heads_4
-#import exp_heads
 #import scores
 
 const CHUNK_LANES: u32 = 64u; // @param lanes per chunk, a power of two
@@ -192,8 +191,8 @@ fn main(
         let inside = n + mine < end;
         let s = select(Heads(F32_LOWEST), scores_sum(part, lane), inside);
         let most = max(m, quad_max(s, lane));
-        let w = exp_heads(s - most); // all ones where the group has seen no token yet: the fold below shrinks that to nothing
-        let shrink = exp_heads(m - most);
+        let w = exp(s - most); // all ones where the group has seen no token yet: the fold below shrinks that to nothing
+        let shrink = exp(m - most);
         m = most;
         d = fma(d, shrink, w);
         let all = quad_all(w, lane);
@@ -204,7 +203,7 @@ fn main(
     let d_all = quad_all(d, lane);
     let to = chunk * CHUNK_LANES + octet; // this lane's like in the chunk's first group
     let most = groups_max(m, to, lane);
-    let shrink = exp_heads(m - most);
+    let shrink = exp(m - most);
     o = octet_scale(o, shrink);
     let d_own = (d_all.a + d_all.b + d_all.c + d_all.d) * shrink;
     let d_sum = heads_all(groups_sum(Four(d_own, d_own, d_own, d_own), to, lane).a);

@@ -31,7 +31,7 @@ struct Params {
 
 alias Numbers = array<f32, HELD>;
 
-/// To half precision, ties to even, whatever the device's own packing does: it may cut off.
+/// To half precision, ties to even. Written out, since one driver takes unpacking what was packed for the number itself.
 fn half(x: f32) -> f32 {
     let bits = bitcast<u32>(x);
     let normal = bitcast<f32>((bits + 0xfffu + ((bits >> 13u) & 1u)) & 0xffffe000u);
