@@ -3,11 +3,18 @@
  * nothing on a machine that has everything. Offline it works from what is there.
  */
 
-async function hasAdapter(): Promise<string | undefined> {
+/** What the library says of this machine's GPU: its name, or why it cannot be used. */
+async function gpu(): Promise<{ name?: string; why?: string }> {
   // In a process of its own: a Vulkan loader that found no driver keeps that answer for good.
-  const code = `const a = await navigator.gpu?.requestAdapter(); if (a) console.log(a.info.description || "GPU")`;
+  const code = `import { Gpu } from "${new URL("../src/gpu/gpu.ts", import.meta.url)}";
+    const name = (gpu) => { const { description } = gpu; gpu[Symbol.dispose](); return description; };
+    console.log(JSON.stringify(await Gpu.create().then((gpu) => ({ name: name(gpu) }), (e) => ({ why: e.message }))));`;
   const { stdout } = await new Deno.Command(Deno.execPath(), { args: ["eval", code], stderr: "null" }).output();
-  return new TextDecoder().decode(stdout).trim() || undefined;
+  try {
+    return JSON.parse(new TextDecoder().decode(stdout));
+  } catch {
+    return { why: "Cannot use the GPU as its driver ends the process" };
+  }
 }
 
 async function run(command: string, ...args: string[]): Promise<boolean> {
@@ -22,21 +29,18 @@ async function run(command: string, ...args: string[]): Promise<boolean> {
   }
 }
 
-if (!await hasAdapter()) {
-  console.error(
-    "No WebGPU adapter here: installing mesa-vulkan-drivers, which runs Vulkan on the CPU (slow, but correct).",
-  );
+const { why } = await gpu();
+if (why !== undefined) {
+  console.error(`${why}.\nInstalling mesa-vulkan-drivers, which runs Vulkan on the CPU (slow, but correct).`);
   const packages = ["install", "-y", "--no-install-recommends", "mesa-vulkan-drivers"];
   if (!await run("apt-get", ...packages)) {
     await run("apt-get", "update");
     await run("apt-get", ...packages);
   }
-  const found = await hasAdapter();
-  if (!found) {
-    console.error(
-      "Cannot find a WebGPU adapter: install a Vulkan driver for your GPU, or Debian's mesa-vulkan-drivers as root, and run this again.",
-    );
+  const found = await gpu();
+  if (found.why !== undefined) {
+    console.error(`${found.why}. Where that needs root, run this again as root.`);
     Deno.exit(1);
   }
-  console.error(`Found ${found}.`);
+  console.error(`Found ${found.name}.`);
 }

@@ -12,8 +12,7 @@ import { sources } from "./wgsl.gen.ts";
 /** What the project asks for where it exists; `subgroups` is granted by Deno though `adapter.features` hides it. */
 const WISHES = ["subgroups", "shader-f16", "timestamp-query"] as const;
 
-const NO_ADAPTER = "Cannot use the GPU as no WebGPU adapter was found: install a Vulkan driver " +
-  "(Debian: `apt-get install mesa-vulkan-drivers` runs WebGPU on the CPU)";
+const INSTALL = "install a Vulkan driver (Debian: `apt-get install mesa-vulkan-drivers` runs WebGPU on the CPU)";
 
 /** Options of {@linkcode Gpu.create}. */
 export interface GpuOptions {
@@ -67,10 +66,17 @@ export class Gpu implements Disposable {
       return new Gpu(device, device.adapterInfo?.description || "the caller's device", granted, false);
     }
     const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
-    if (!adapter) throw new GpuUnavailableError(NO_ADAPTER);
+    if (!adapter) throw new GpuUnavailableError(`Cannot use the GPU as no WebGPU adapter was found: ${INSTALL}`);
+    const { info } = adapter;
+    if (isOpenGl(adapter)) {
+      throw new GpuUnavailableError(
+        `Cannot use the GPU as WebGPU found OpenGL alone (${info.description}), which takes minutes for seconds: ${INSTALL}, ` +
+          `or set DENO_WEBGPU_BACKEND=vulkan if there is one`,
+      );
+    }
     const opened = await openDevice(adapter);
     const granted = subgroups && opened.features.has("subgroups") && await sums(opened);
-    return new Gpu(opened, adapter.info.description || adapter.info.vendor || "unnamed adapter", granted, true);
+    return new Gpu(opened, info.description || info.vendor || "unnamed adapter", granted, true);
   }
 
   /** True where shaders may use `f16` arithmetic. */
@@ -298,6 +304,15 @@ export class Staging implements Disposable {
     this.#mapped?.catch(() => {});
     this.#buffer.destroy();
   }
+}
+
+/**
+ * Whether an adapter is wgpu's OpenGL backend, which nothing names: on any driver it binds 16 textures, cannot store
+ * `bgra8unorm`, and gives the widest bounds there are, 4 to 128, for the subgroups it has not.
+ */
+function isOpenGl({ info, features, limits }: GPUAdapter): boolean {
+  return info.subgroupMinSize === 4 && info.subgroupMaxSize === 128 && !features.has("bgra8unorm-storage") &&
+    limits.maxSampledTexturesPerShaderStage === 16;
 }
 
 async function openDevice(adapter: GPUAdapter): Promise<GPUDevice> {
