@@ -32,8 +32,8 @@ const CODEBOOKS: Readonly<Record<string, Omit<TrainCodebooksOptions, "texts">>> 
 const EVEN = { 1: { keys: 5, values: 5 }, 2: { keys: 10, values: 10 } };
 const SPLIT = { 1: { keys: 7, values: 3 }, 2: { keys: 12, values: 8 } };
 const TIERS = {
-  1: { keys: { base: 5, stages: 12, share: 0.12 }, values: { base: 2, stages: 8, share: 0.25 } },
-  2: { keys: { base: 9, stages: 14, share: 0.25 }, values: { base: 8, stages: 12, share: 0.25 } },
+  1: { keys: { base: 4, stages: 12, share: 0.24 }, values: { base: 2, stages: 7, share: 0.23 } },
+  2: { keys: { base: 9, stages: 14, share: 0.25 }, values: { base: 8, stages: 12, share: 0.2 } },
 };
 
 /** A codebook and how it is applied. */
@@ -50,8 +50,8 @@ const RUNGS: Readonly<Record<string, Rung>> = {
   split: { codebook: "query", splits: SPLIT, beam: 4 },
   tiers: { codebook: "query", beam: 4, tiers: TIERS },
   "output metric": { codebook: "output", splits: EVEN, beam: 4 },
-  "output metric, split": { codebook: "output", splits: SPLIT, beam: 4 },
-  "output metric, tiers": { codebook: "output", beam: 4, tiers: TIERS },
+  "output metric and split": { codebook: "output", splits: SPLIT, beam: 4 },
+  "output metric and tiers": { codebook: "output", beam: 4, tiers: TIERS },
 };
 /** Most telling first; those of one codebook after each other. */
 const ORDER = [
@@ -62,7 +62,7 @@ const ORDER = [
   "query metric",
   "untied",
   "output metric",
-  "output metric, tiers",
+  "output metric and tiers",
 ];
 const CELLS = [
   "passkey@4000",
