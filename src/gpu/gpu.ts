@@ -84,6 +84,17 @@ export class Gpu implements Disposable {
     return this.device.features.has("shader-f16");
   }
 
+  /** True where shaders may multiply packed bytes: `dot4I8Packed`. */
+  get packedDot(): boolean {
+    const { wgslLanguageFeatures } = (navigator.gpu ?? {}) as { wgslLanguageFeatures?: ReadonlySet<string> };
+    return wgslLanguageFeatures?.has("packed_4x8_integer_dot_product") ?? false;
+  }
+
+  /** Most lanes of a subgroup: as many as any GPU has, where the device does not say. */
+  get subgroupLanes(): number {
+    return this.device.adapterInfo?.subgroupMaxSize || 128;
+  }
+
   /** True where passes can be timed on the GPU. */
   get timestamps(): boolean {
     return this.device.features.has("timestamp-query");

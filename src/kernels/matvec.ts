@@ -4,9 +4,9 @@ import type { WeightDims } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { Kernel } from "../gpu/kernel.ts";
-import { elements, type Tensor } from "../gpu/tensor.ts";
 import { matvec } from "../gpu/wgsl.gen.ts";
-import { expectWeights, type WeightMatrix, weightPart } from "./weights.ts";
+import { expectMatvec, type MatvecForm, type MatvecOptions, type MatvecTensors } from "./matvec_form.ts";
+import { type WeightMatrix, weightPart } from "./weights.ts";
 
 /** Units that a lane takes at a time: the parts' WEIGHT_UNITS. */
 const LOAD_UNITS: Readonly<Record<WeightType, number>> = {
@@ -21,30 +21,6 @@ const LOAD_UNITS: Readonly<Record<WeightType, number>> = {
 
 /** Rows from which a matrix is tall: a subgroup for every few of them is enough to fill a large GPU. */
 const TALL = 8192;
-
-/** What a product is fused with. */
-export interface MatvecForm {
-  /** RMS-normalizes x first, by `gain`. */
-  readonly norm?: boolean;
-  /** Adds to out. */
-  readonly residual?: boolean;
-  /** Takes a gate over its up matrix: `silu(gate x) * (up x)`. */
-  readonly gated?: boolean;
-}
-
-/** Tensors of a product. `gain f32 [cols]` where x is normalized. */
-export interface MatvecTensors {
-  readonly x: Tensor;
-  readonly gain?: Tensor;
-  readonly out: Tensor;
-}
-
-/** Where x and out begin in their tensors, in elements, and the norm's epsilon. */
-export interface MatvecOptions {
-  readonly xOffset?: number;
-  readonly outOffset?: number;
-  readonly eps?: number;
-}
 
 /** How a workgroup works: lanes along a row, and the sums that it makes. */
 export interface MatvecVariant {
@@ -90,18 +66,9 @@ export class Matvec {
 
   /** Encodes a product, one dispatch a slice of the matrix. */
   encode(commands: Commands, weights: WeightMatrix, io: MatvecTensors, options: MatvecOptions = {}): void {
+    expectMatvec(this.type, this.form, weights, io, options);
     const { x, out, gain = x } = io, { xOffset = 0, outOffset = 0, eps = 0 } = options;
-    const { norm, gated = false } = this.form, { rows, cols, slices } = weights, halves = gated ? 2 : 1;
-    const action = "multiply a vector by weights";
-    expectWeights(action, weights, this.type);
-    if (weights.paired !== gated && slices.length > 1 || gated && rows % 2 !== 0) {
-      throw new TypeError(`Cannot ${action} as only a gated product takes paired rows, and no others`);
-    }
-    if (norm && io.gain === undefined) throw new TypeError(`Cannot ${action} as a normalized product takes a gain`);
-    if (xOffset % 4 !== 0) throw new RangeError(`Cannot ${action} as x must begin at a multiple of 4: ${xOffset}`);
-    expectRoom(action, "x", x, xOffset + cols);
-    expectRoom(action, "out", out, outOffset + rows / halves);
-    if (norm) expectRoom(action, "gain", gain, cols);
+    const { cols, slices } = weights, halves = this.form.gated ? 2 : 1;
     for (const { row, rows: held, data, scales } of slices) {
       const params = {
         rows: held / halves,
@@ -114,12 +81,5 @@ export class Matvec {
       const grid = [Math.ceil(held / this.variant.rows)] as const;
       this.kernel.encode(commands, { weights: data, scales, x, gain, out }, params, grid);
     }
-  }
-}
-
-function expectRoom(action: string, name: string, tensor: Tensor, needed: number): void {
-  const held = elements(tensor.shape);
-  if (held < needed) {
-    throw new TypeError(`Cannot ${action} as '${name}' must hold ${needed} numbers: "${tensor.label}" holds ${held}`);
   }
 }

@@ -1,5 +1,5 @@
 /**
- * Matrices applied to activations: one token by the matrix-vector kernel, several by the matrix-matrix kernel.
+ * Matrices applied to activations: one token by a matrix-vector kernel, several by the matrix-matrix kernel.
  *
  * @module
  */
@@ -8,12 +8,14 @@ import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { Matmul } from "../kernels/matmul.ts";
-import { Matvec, type MatvecForm } from "../kernels/matvec.ts";
+import { Matvec } from "../kernels/matvec.ts";
+import type { MatvecForm } from "../kernels/matvec_form.ts";
+import { chooseMatvecPlanes, MatvecPlanes } from "../kernels/matvec_planes.ts";
 import type { WeightMatrix } from "../kernels/weights.ts";
 
 /** Products with matrices of any of a model's weight types, compiled once for each. */
 export class Linear {
-  readonly #vectors = new Map<string, Matvec>();
+  readonly #vectors = new Map<string, Matvec | MatvecPlanes>();
   readonly #matrices = new Map<string, Matmul>();
 
   private constructor(readonly gpu: Gpu) {}
@@ -23,7 +25,7 @@ export class Linear {
     const linear = new Linear(gpu);
     for (const { matrix, form } of uses) {
       const key = vectorKey(matrix, form), { residual = false } = form, at = matrixKey(matrix.type, residual);
-      if (!linear.#vectors.has(key)) linear.#vectors.set(key, await Matvec.create(gpu, matrix, form));
+      if (!linear.#vectors.has(key)) linear.#vectors.set(key, await createVector(gpu, matrix, form));
       if (!linear.#matrices.has(at)) linear.#matrices.set(at, await Matmul.create(gpu, matrix.type, { residual }));
     }
     return linear;
@@ -49,6 +51,11 @@ export class Linear {
   ): void {
     this.#matrices.get(matrixKey(matrix.type, residual))!.encode(commands, matrix, io, { column });
   }
+}
+
+function createVector(gpu: Gpu, matrix: WeightMatrix, form: MatvecForm): Promise<Matvec | MatvecPlanes> {
+  const planes = chooseMatvecPlanes(matrix, gpu);
+  return planes ? MatvecPlanes.create(gpu, matrix.type, form, planes) : Matvec.create(gpu, matrix, form);
 }
 
 function vectorKey(

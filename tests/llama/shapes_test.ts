@@ -201,3 +201,18 @@ Deno.test("matrices that one binding does not hold are cut", async () => {
     await check(gpu, path, model, PARTS, 121);
   });
 });
+
+Deno.test("wide matrices are multiplied in integers, as accurately", async () => {
+  using gpu = await Gpu.create();
+  const compile = gpu.compile.bind(gpu), kernels = new Set<string>();
+  gpu.compile = (kernel, ...rest) => {
+    kernels.add(kernel);
+    return compile(kernel, ...rest);
+  };
+  await inFolder(async (folder) => {
+    const types = { ...all("Q8_0"), attn_output: "Q4_0", ffn_gate: "Q4_0", ffn_up: "Q4_0", ffn_down: "F16" } as const;
+    const model = randomLlama({ hidden: 2048, ffn: 1024, qHeads: 32, kvHeads: 8, headDim: 64, layers: 1, types }, 22);
+    await check(gpu, await write(`${folder}/wide`, "gguf", model), model, [5, 1, 1], 122);
+  });
+  assertEquals(kernels.has("matvec_planes"), gpu.subgroups && gpu.packedDot);
+});
