@@ -9,16 +9,25 @@
 //   fields    vec4u  [FIELDS]                       row, number of its gram in fours, pair, pairs (0: a pair stage)
 //   raw       u32    [K][capacity][32][FIELDS]      the codes, for code_pack
 //
-// One workgroup of 64 lanes per token (x) and head (y). Lane a tries the ways with word a, every v for a pair, or words
-// a, a + 64, .. for a sub stage; the lanes' best are merged in a tree. On a tie the lower way wins, then the lower code.
+// One workgroup of 64 lanes per TOKENS tokens (x) and head (y). Their 16 ways are the columns of a 4x4 matrix, WAYS / 4
+// columns a token; ways past BEAM have a huge error. Lane a finds the least error of its words, in a pair with any v_b,
+// for every column. Only the 64 cells (lane, column) of a token whose least is among the BEAM least can have one of the
+// BEAM best: all lanes try the pairs of those cells, list the few that do not exceed the limit so found, and rank them.
+// On a tie the lower way wins, then the lower code.
 const HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8
 const BEAM: u32 = 4u;       // @param ways that are kept
+const WAYS: u32 = 4u;       // @param 4, or 8 for a BEAM above 4
 const FIELDS: u32 = 21u;    // @param codes of a token
 const PAIRS: u32 = HEAD_DIM / 2u;
 const LANES: u32 = 64u;
+const TOKENS: u32 = 16u / WAYS;
+const COLUMNS: u32 = WAYS / 4u;         // of a token
+const SHARE: u32 = LANES / TOKENS;      // lanes that rank a token's
+const ROOM: u32 = COLUMNS * LANES;      // cells of a token; and candidates that its list holds
 const F32_HIGHEST: f32 = 3.4028234663852886e38;
 
 struct Params {
+    tokens: u32,
     capacity: u32,
     rows: u32,
     gram: u32,
@@ -30,148 +39,316 @@ struct Params {
 @group(0) @binding(4) var<storage, read> fields: array<vec4u>;
 @group(0) @binding(5) var<storage, read_write> raw: array<u32>;
 
-/// An extended way: its error, and the way's number times 4096 plus the code.
-struct Way {
-    error: f32,
-    key: u32,
+/// A pair of what the ways have left. Lanes of neighbouring pairs are in other banks by the pad.
+struct Left {
+    re: mat4x4f,
+    im: mat4x4f,
+    pad: vec4f,
 }
 
-var<workgroup> sh_left: array<vec2f, 2u * BEAM * PAIRS>; // what each way has left, and room for the next field's
-var<workgroup> sh_beta: array<f32, BEAM * LANES>;
-var<workgroup> sh_best: array<Way, LANES * BEAM>;
-var<workgroup> sh_least: array<f32, LANES>;
-var<workgroup> sh_limit: f32;
-var<workgroup> sh_trace: array<u32, FIELDS * BEAM>;
-var<private> best: array<Way, BEAM>; // in order
-
-fn offer(way: Way) {
-    var out = way;
-    for (var i = 0u; i < BEAM; i++) {
-        let other = best[i];
-        let is_less = out.error < other.error || (out.error == other.error && out.key < other.key);
-        best[i] = Way(select(other.error, out.error, is_less), select(other.key, out.key, is_less));
-        out = Way(select(out.error, other.error, is_less), select(out.key, other.key, is_less));
-    }
+/// A number for each way, of two words.
+struct Two {
+    u: mat4x4f,
+    v: mat4x4f,
 }
 
-/// An error that the BEAM best do not exceed: the lanes' least errors' BEAM-th. Few others are as small.
-fn beam_limit(least: f32, lane: u32) -> f32 {
-    sh_least[lane] = least;
-    workgroupBarrier();
-    var rank = 0u;
-    for (var i = 0u; i < LANES; i++) {
-        let other = sh_least[i];
-        rank += u32(other < least || (other == least && i < lane));
-    }
-    if rank == BEAM - 1u { sh_limit = least; }
-    workgroupBarrier();
-    return sh_limit;
+var<workgroup> sh_left: array<Left, PAIRS>;
+var<workgroup> sh_offset: array<mat4x4f, LANES>;  // of v_b; then errors of the ways with u_a
+var<workgroup> sh_errors: array<f32, 4u * LANES>; // of cells; then of candidates
+var<workgroup> sh_keys: array<u32, 4u * LANES>;   // of candidates: the way's number times 4096 plus the code
+var<workgroup> sh_cells: array<atomic<u32>, 8>;   // a bit for each cell that is tried
+var<workgroup> sh_limit: array<atomic<u32>, 4>;   // candidates have an error up to this, `ordered`
+var<workgroup> sh_limit_key: array<u32, 4>;       // and at the limit a key up to this
+var<workgroup> sh_count: array<atomic<u32>, 4>;   // of candidates
+var<workgroup> sh_is_over: u32;                   // whether there are more than a list holds
+var<workgroup> sh_error: array<f32, 16>;          // of the best ways, in order, less the token's squared length
+var<workgroup> sh_key: array<u32, 16>;
+var<workgroup> sh_trace: array<u32, 8u * FIELDS>; // keys in pairs
+
+/// Numbers in the order of the floats.
+fn ordered(x: f32) -> u32 {
+    let bits = bitcast<u32>(x);
+    return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
 }
 
-/// <x,w> of every way with the word in row `row`, over pairs [pair, pair + pairs).
-fn inner(row: u32, pair: u32, pairs: u32, from_at: u32) -> array<f32, BEAM> {
-    var sums: array<f32, BEAM>;
+fn of_ordered(x: u32) -> f32 {
+    return bitcast<f32>(select(~x, x & 0x7fffffffu, x >= 0x80000000u));
+}
+
+fn flags(x: vec4<bool>) -> u32 {
+    return dot(vec4u(x), vec4u(1u, 2u, 4u, 8u));
+}
+
+fn least(x: vec4f) -> f32 {
+    return min(min(x.x, x.y), min(x.z, x.w));
+}
+
+fn least_of(a: mat4x4f, b: mat4x4f) -> mat4x4f {
+    return mat4x4f(min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]));
+}
+
+/// x[i] without memory.
+fn column_of(x: mat4x4f, i: u32) -> vec4f {
+    let is_odd = (i & 1u) == 1u;
+    return select(select(x[0], x[1], is_odd), select(x[2], x[3], is_odd), i > 1u);
+}
+
+fn plus(x: mat4x4f, y: f32) -> mat4x4f {
+    return mat4x4f(x[0] + y, x[1] + y, x[2] + y, x[3] + y);
+}
+
+fn inner_of(sums: Two, d: u32, u: u32, v: u32) -> Two {
+    let re = sh_left[d].re;
+    let im = sh_left[d].im;
+    let a = unpack2x16float(u);
+    let b = unpack2x16float(v);
+    return Two(sums.u + re * a.x + im * a.y, sums.v + re * b.x + im * b.y);
+}
+
+/// |w|^2 - 2<x,w> of the words in row `row` and 64 rows on, over pairs [pair, pair + pairs).
+fn offsets(row: u32, pair: u32, pairs: u32, gram_at: u32) -> Two {
+    var sums: Two;
     for (var d = pair; d < pair + pairs; d += 4u) {
-        let word = table[(row * PAIRS + d) >> 2u];
-        let w0 = unpack2x16float(word.x);
-        let w1 = unpack2x16float(word.y);
-        let w2 = unpack2x16float(word.z);
-        let w3 = unpack2x16float(word.w);
-        for (var i = 0u; i < BEAM; i++) {
-            let at = from_at + i * PAIRS + d;
-            sums[i] += dot(sh_left[at], w0) + dot(sh_left[at + 1u], w1) + dot(sh_left[at + 2u], w2) + dot(sh_left[at + 3u], w3);
+        let u = table[(row * PAIRS + d) >> 2u];
+        let v = table[((row + 64u) * PAIRS + d) >> 2u];
+        sums = inner_of(sums, d, u.x, v.x);
+        sums = inner_of(sums, d + 1u, u.y, v.y);
+        sums = inner_of(sums, d + 2u, u.z, v.z);
+        sums = inner_of(sums, d + 3u, u.w, v.w);
+    }
+    return Two(plus(sums.u * -2.0, gram[gram_at]), plus(sums.v * -2.0, gram[gram_at + 64u]));
+}
+
+/// A lane's least of each cell.
+fn put_cells(errors: mat4x4f, lane: u32) {
+    sh_errors[lane] = least(errors[0]);
+    sh_errors[LANES + lane] = least(errors[1]);
+    sh_errors[2u * LANES + lane] = least(errors[2]);
+    sh_errors[3u * LANES + lane] = least(errors[3]);
+}
+
+/// Chooses the cells to try, and the limit: the greatest of their least errors. A lane ranks four cells.
+fn choose_cells(lane: u32) {
+    let at = 4u * lane;
+    let own = vec4f(sh_errors[at], sh_errors[at + 1u], sh_errors[at + 2u], sh_errors[at + 3u]);
+    let token = lane / SHARE;
+    var rank = vec4u();
+    for (var i = token * ROOM; i < token * ROOM + ROOM; i += 4u) {
+        rank += vec4u(vec4f(sh_errors[i]) < own) + vec4u(vec4f(sh_errors[i + 1u]) < own) +
+            vec4u(vec4f(sh_errors[i + 2u]) < own) + vec4u(vec4f(sh_errors[i + 3u]) < own);
+    }
+    let is_tried = rank < vec4u(BEAM);
+    if any(is_tried) {
+        atomicOr(&sh_cells[lane >> 3u], flags(is_tried) << (4u * (lane & 7u)));
+        atomicMax(&sh_limit[token], ordered(-least(select(vec4f(F32_HIGHEST), -own, is_tried))));
+    }
+}
+
+/// Lists the ways of a column that do not exceed the limit.
+fn offer(column: u32, errors: vec4f, code: u32) {
+    let token = column / COLUMNS;
+    let limit = of_ordered(atomicLoad(&sh_limit[token]));
+    var ways = flags(errors <= vec4f(limit));
+    while ways > 0u {
+        let way = firstTrailingBit(ways);
+        ways &= ways - 1u;
+        let is_odd = (way & 1u) == 1u;
+        let error = select(select(errors.x, errors.y, is_odd), select(errors.z, errors.w, is_odd), way > 1u);
+        let key = ((column % COLUMNS) * 4u + way) * 4096u + code;
+        if error < limit || key <= sh_limit_key[token] {
+            let i = atomicAdd(&sh_count[token], 1u);
+            if i < ROOM {
+                sh_errors[token * ROOM + i] = error;
+                sh_keys[token * ROOM + i] = key;
+            }
         }
     }
-    return sums;
+}
+
+/// Offers v_b with the words u_a of the cells that are tried. `gram_at` is that of b's products.
+fn offer_pairs(offsets: mat4x4f, gram_at: u32, b: u32) {
+    for (var i = 0u; i < 8u; i++) {
+        let column = i >> 1u;
+        let offset = column_of(offsets, column);
+        var cells = atomicLoad(&sh_cells[i]);
+        while cells > 0u {
+            let a = 32u * (i & 1u) + firstTrailingBit(cells);
+            cells &= cells - 1u;
+            offer(column, sh_offset[a][column] + (offset + gram[gram_at + a]), a * 64u + b);
+        }
+    }
+}
+
+/// Offers the words a, 64 + a, 128 + a and 192 + a of a sub stage.
+fn offer_words(low: Two, high: Two, a: u32) {
+    for (var i = 0u; i < 16u; i++) {
+        let column = i >> 2u;
+        let is_odd = (i & 1u) == 1u;
+        let l = select(column_of(low.u, column), column_of(low.v, column), is_odd);
+        let h = select(column_of(high.u, column), column_of(high.v, column), is_odd);
+        offer(column, select(l, h, (i & 2u) == 2u), a + 64u * (i & 3u));
+    }
+}
+
+/// Ranks the candidates: the best go to sh_error and sh_key.
+fn rank_candidates(lane: u32) {
+    let token = lane / SHARE;
+    let begin = token * ROOM;
+    let end = begin + min(atomicLoad(&sh_count[token]), ROOM);
+    for (var at = begin + lane % SHARE; at < end; at += SHARE) {
+        let error = sh_errors[at];
+        let key = sh_keys[at];
+        var to = token * WAYS;
+        for (var i = begin; i < end; i++) {
+            let other = sh_errors[i];
+            to += u32(other < error || (other == error && sh_keys[i] < key));
+        }
+        if to < token * WAYS + BEAM {
+            sh_error[to] = error;
+            sh_key[to] = key;
+        }
+    }
 }
 
 fn part(row: u32, d: u32) -> vec2f {
     return unpack2x16float(table[(row * PAIRS + d) >> 2u][d & 3u]);
 }
 
+/// Pair d of what one of the new ways has left.
+fn rest(field: vec4u, row: u32, to: u32, d: u32) -> vec2f {
+    let key = sh_key[to];
+    let code = key & 4095u;
+    let from_at = (to & ~(WAYS - 1u)) + (key >> 12u);
+    let x = vec2f(sh_left[d].re[from_at >> 2u][from_at & 3u], sh_left[d].im[from_at >> 2u][from_at & 3u]);
+    if field.w == 0u { return x - (part(row + (code >> 6u), d) + part(row + 64u + (code & 63u), d)); }
+    if d >= field.z && d < field.z + field.w { return x - part(row + code, d); }
+    return x;
+}
+
+/// And of a column's four.
+fn rests(field: vec4u, row: u32, column: u32, d: u32) -> mat4x2f {
+    let to = 4u * column;
+    return mat4x2f(
+        rest(field, row, to, d),
+        rest(field, row, to + 1u, d),
+        rest(field, row, to + 2u, d),
+        rest(field, row, to + 3u, d),
+    );
+}
+
+fn best_errors(column: u32) -> vec4f {
+    let at = 4u * column;
+    return vec4f(sh_error[at], sh_error[at + 1u], sh_error[at + 2u], sh_error[at + 3u]);
+}
+
+fn put_left(column: u32, d: u32, x: mat2x4f) {
+    sh_left[d].re[column] = x[0];
+    sh_left[d].im[column] = x[1];
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
     let head = wg.y;
-    let tile = (head * params.capacity + (wg.x >> 5u)) * HEAD_DIM * 32u + (wg.x & 31u);
-    for (var d = lane; d < PAIRS; d += LANES) { sh_left[d] = vec2f(residual[tile + d * 64u], residual[tile + d * 64u + 32u]); }
-    var errors: array<f32, BEAM>; // less the token's squared length
-    for (var i = 1u; i < BEAM; i++) { errors[i] = F32_HIGHEST; } // there is one way yet
-    var from_at = 0u; // in sh_left
+    let first = wg.x * TOKENS;
+    let tile = (head * params.capacity + (first >> 5u)) * HEAD_DIM * 32u + (first & 31u);
+    for (var i = lane; i < 4u * PAIRS; i += LANES) { // all ways of a token begin alike
+        let at = tile + (i / PAIRS) / COLUMNS + (i % PAIRS) * 64u;
+        put_left(i / PAIRS, i % PAIRS, mat2x4f(vec4f(residual[at]), vec4f(residual[at + 32u])));
+    }
+    let none = vec4f(F32_HIGHEST);
+    let one = vec4f(0.0, none.yzw); // of which there is but one yet
+    var errors = mat4x4f(one, select(one, none, COLUMNS == 2u), one, select(one, none, COLUMNS == 2u));
     for (var f = 0u; f < FIELDS; f++) {
         let field = fields[f];
         let row = head * params.rows + field.x;
         let gram_at = head * params.gram + field.y * 4u;
         let is_pair = field.w == 0u;
-        workgroupBarrier(); // sh_left is written; sh_beta and sh_best are read
-        for (var i = 0u; i < BEAM; i++) { best[i] = Way(F32_HIGHEST, 0u); }
+        if lane < 4u {
+            atomicStore(&sh_limit[lane], 0u);
+            sh_limit_key[lane] = ~0u;
+            atomicStore(&sh_count[lane], 0u);
+        }
+        if lane < 8u { atomicStore(&sh_cells[lane], 0u); }
+        workgroupBarrier(); // sh_left is written; sh_error and sh_key are read
+        if lane < 16u {
+            sh_error[lane] = F32_HIGHEST;
+            sh_key[lane] = 0u;
+        }
+        var high: Two; // offsets of u_a and v_b, or of words 128 + a and 192 + a
+        var low: Two;  // of words a and 64 + a
+        for (var word = lane; word < select(256u, 64u, is_pair); word += 128u) {
+            low = high;
+            high = offsets(row + word, field.z, select(field.w, PAIRS, is_pair), gram_at + word);
+        }
         if is_pair {
-            let u = inner(row + lane, 0u, PAIRS, from_at);
-            let v = inner(row + 64u + lane, 0u, PAIRS, from_at);
-            for (var i = 0u; i < BEAM; i++) { sh_beta[i * LANES + lane] = gram[gram_at + 64u + lane] - 2.0 * v[i]; }
+            sh_offset[lane] = high.v;
             workgroupBarrier();
-            var own: array<f32, BEAM>;
-            for (var i = 0u; i < BEAM; i++) { own[i] = errors[i] + gram[gram_at + lane] - 2.0 * u[i]; }
-            var least = F32_HIGHEST;
-            for (var b = 0u; b < 64u; b++) {
-                let g = gram[gram_at + 128u + b * 64u + lane];
-                for (var i = 0u; i < BEAM; i++) { least = min(least, own[i] + sh_beta[i * LANES + b] + g); }
+            var nearest = mat4x4f(none, none, none, none);
+            for (var b = 0u; b < 64u; b += 4u) {
+                let at = gram_at + 128u + b * 64u + lane;
+                nearest = least_of(nearest, plus(sh_offset[b], gram[at]));
+                nearest = least_of(nearest, plus(sh_offset[b + 1u], gram[at + 64u]));
+                nearest = least_of(nearest, plus(sh_offset[b + 2u], gram[at + 128u]));
+                nearest = least_of(nearest, plus(sh_offset[b + 3u], gram[at + 192u]));
             }
-            let limit = beam_limit(least, lane);
-            for (var b = 0u; b < 64u; b++) {
-                let g = gram[gram_at + 128u + b * 64u + lane];
-                for (var i = 0u; i < BEAM; i++) {
-                    let error = own[i] + sh_beta[i * LANES + b] + g;
-                    if error <= limit { offer(Way(error, i * 4096u + lane * 64u + b)); }
-                }
-            }
+            workgroupBarrier();
+            let own = errors + high.u;
+            sh_offset[lane] = own;
+            put_cells(own + nearest, lane);
         } else {
-            for (var word = lane; word < 256u; word += LANES) {
-                let w = inner(row + word, field.z, field.w, from_at);
-                for (var i = 0u; i < BEAM; i++) { offer(Way(errors[i] + gram[gram_at + word] - 2.0 * w[i], i * 4096u + word)); }
-            }
-        }
-        for (var stride = LANES / 2u; stride > 0u; stride >>= 1u) {
-            for (var i = 0u; i < BEAM; i++) { sh_best[lane * BEAM + i] = best[i]; }
-            workgroupBarrier();
-            if lane < stride {
-                for (var i = 0u; i < BEAM; i++) { offer(sh_best[(lane + stride) * BEAM + i]); }
-            }
-            workgroupBarrier();
-        }
-        if lane == 0u {
-            for (var i = 0u; i < BEAM; i++) {
-                sh_best[i] = best[i];
-                sh_trace[f * BEAM + i] = best[i].key;
-            }
+            low = Two(errors + low.u, errors + low.v);
+            high = Two(errors + high.u, errors + high.v);
+            put_cells(least_of(least_of(low.u, low.v), least_of(high.u, high.v)), lane);
         }
         workgroupBarrier();
-        let to_at = BEAM * PAIRS - from_at;
-        for (var i = lane; i < BEAM * PAIRS; i += LANES) {
-            let key = sh_best[i / PAIRS].key;
-            let d = i % PAIRS;
-            let code = key & 4095u;
-            var x = sh_left[from_at + (key >> 12u) * PAIRS + d];
+        choose_cells(lane);
+        workgroupBarrier();
+        loop {
             if is_pair {
-                x -= part(row + (code >> 6u), d) + part(row + 64u + (code & 63u), d);
-            } else if d >= field.z && d < field.z + field.w {
-                x -= part(row + code, d);
+                offer_pairs(high.v, gram_at + 128u + lane * 64u, lane);
+            } else {
+                offer_words(low, high, lane);
             }
-            sh_left[to_at + i] = x;
+            workgroupBarrier();
+            rank_candidates(lane);
+            if lane == 0u {
+                let low_most = max(atomicLoad(&sh_count[0]), atomicLoad(&sh_count[1]));
+                sh_is_over = u32(max(low_most, max(atomicLoad(&sh_count[2]), atomicLoad(&sh_count[3]))) > ROOM);
+            }
+            if workgroupUniformLoad(&sh_is_over) == 0u { break; }
+            if lane < TOKENS { // some were not listed: those before the last of the best that were
+                let last = lane * WAYS + BEAM - 1u;
+                atomicStore(&sh_limit[lane], ordered(sh_error[last]));
+                sh_limit_key[lane] = sh_key[last];
+                atomicStore(&sh_count[lane], 0u);
+            }
+            workgroupBarrier();
         }
-        for (var i = 0u; i < BEAM; i++) { errors[i] = sh_best[i].error; }
-        from_at = to_at;
+        for (var i = lane; i < TOKENS * PAIRS; i += LANES) {
+            let column = (i / PAIRS) * COLUMNS;
+            let d = i % PAIRS;
+            let x = transpose(rests(field, row, column, d));
+            if COLUMNS == 2u { put_left(column + 1u, d, transpose(rests(field, row, column + 1u, d))); }
+            put_left(column, d, x);
+        }
+        if lane < 8u { sh_trace[8u * f + lane] = sh_key[2u * lane] | (sh_key[2u * lane + 1u] << 16u); }
+        errors = mat4x4f(best_errors(0u), best_errors(1u), best_errors(2u), best_errors(3u));
     }
     workgroupBarrier();
-    for (var d = lane; d < PAIRS; d += LANES) {
-        residual[tile + d * 64u] = sh_left[from_at + d].x;
-        residual[tile + d * 64u + 32u] = sh_left[from_at + d].y;
+    for (var i = lane; i < TOKENS * PAIRS; i += LANES) {
+        let token = i / PAIRS;
+        let d = i % PAIRS;
+        if first + token < params.tokens {
+            residual[tile + token + d * 64u] = sh_left[d].re[token * COLUMNS].x;
+            residual[tile + token + d * 64u + 32u] = sh_left[d].im[token * COLUMNS].x;
+        }
     }
-    if lane == 0u {
-        var way = 0u;
+    if lane < TOKENS && first + lane < params.tokens {
+        var way = lane * WAYS;
         for (var f = FIELDS; f > 0u; f--) {
-            let key = sh_trace[(f - 1u) * BEAM + way];
-            raw[(head * params.capacity * 32u + wg.x) * FIELDS + f - 1u] = key & 4095u;
-            way = key >> 12u;
+            let key = (sh_trace[8u * (f - 1u) + (way >> 1u)] >> (16u * (way & 1u))) & 0xffffu;
+            raw[(head * params.capacity * 32u + first + lane) * FIELDS + f - 1u] = key & 4095u;
+            way = lane * WAYS + (key >> 12u);
         }
     }
 }

@@ -28,7 +28,7 @@ const TRAIN_HELP = `usage: commvq train --text F... --out C [OPTIONS]
   --value-metric output|plain fit values to what errors do after the output projection (default), or to their length
   --beam N            ways that encoding keeps, 1 to 8 (4); 1 is greedy, as published
   --key-stages A[,B]  stages of keys at --bits, and at 1 bit; as published without
-  --value-stages A[,B]        likewise of values; K12 V8 and K7 V3 keep retrieval best at 2 bits and at 1
+  --value-stages A[,B]        likewise of values; without tiers K12 V8 and K7 V3 keep retrieval best
   --tiers B:K,V       tiers at B bits instead: stages of all tokens and of those that these miss by too much, and the share
                       of these, of keys and of values, as 1:5-12@0.12,2-8@0.25; may be repeated
   --soft              annealed soft assignment, as published; by default hard, as good in a third of the steps

@@ -15,6 +15,7 @@ export class CodeBeam {
   private constructor(
     readonly kernel: Kernel<typeof code_beam>,
     readonly codec: CodecShape,
+    readonly beam: number,
     readonly stages: number,
   ) {}
 
@@ -30,17 +31,18 @@ export class CodeBeam {
   ): Promise<CodeBeam> {
     expectHeadDim(codec.headDim);
     for (const stage of codec.stages) stageConstants(codec.headDim, stage);
-    const bytes = beamBytes(codec, beam), room = gpu.limits.maxComputeWorkgroupStorageSize;
+    const FIELDS = fields({ ...codec, stages: codec.stages.slice(0, stages) }).length;
+    const bytes = beamBytes(codec.headDim, FIELDS), room = gpu.limits.maxComputeWorkgroupStorageSize;
     if (!(Number.isInteger(beam) && beam >= 1 && beam <= MAX_BEAM && bytes <= room)) {
       throw new RangeError(
         `Cannot search with a beam of ${beam} as it must be from 1 to ${MAX_BEAM} and need at most ${room} bytes of ` +
           `workgroup memory: it needs ${bytes}`,
       );
     }
-    const FIELDS = fields({ ...codec, stages: codec.stages.slice(0, stages) }).length;
     return new CodeBeam(
-      await Kernel.create(gpu, code_beam, { HEAD_DIM: codec.headDim, BEAM: beam, FIELDS }),
+      await Kernel.create(gpu, code_beam, { HEAD_DIM: codec.headDim, BEAM: beam, WAYS: waysOf(beam), FIELDS }),
       codec,
+      beam,
       stages,
     );
   }
@@ -53,12 +55,17 @@ export class CodeBeam {
     if (tokens > capacity * BLOCK) {
       throw new RangeError(`Cannot search codes of ${tokens} tokens as there are ${capacity} blocks of residuals`);
     }
-    const sizes = { capacity, rows: tableRows(codec), gram: io.gram.shape[1]! };
-    this.kernel.encode(commands, io, sizes, [tokens, heads]);
+    const sizes = { tokens, capacity, rows: tableRows(codec), gram: io.gram.shape[1]! };
+    this.kernel.encode(commands, io, sizes, [Math.ceil(tokens * waysOf(this.beam) / 16), heads]);
   }
 }
 
-/** Workgroup memory of the search in bytes: what ways have left, offsets and best of the lanes, the trace, the limit. */
-function beamBytes(codec: CodecShape, beam: number): number {
-  return beam * (8 * codec.headDim + 4 * 64 + 8 * 64 + 4 * fields(codec).length) + 4 * 64 + 4;
+/** Ways that the kernel has room for: those kept, and some without use. */
+function waysOf(beam: number): number {
+  return beam > 4 ? 8 : 4;
+}
+
+/** Workgroup memory of the search of `count` fields in bytes: what 16 ways have left, offsets, lists, the trace. */
+function beamBytes(headDim: number, count: number): number {
+  return 72 * headDim + 64 * 64 + 2 * 1024 + 32 * count + 256;
 }

@@ -1,7 +1,9 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { type CodecShape, fields, pairStages, tableRows } from "../../src/core/codec.ts";
+import { toF16 } from "../../src/core/f16.ts";
 import { BLOCK, blocks } from "../../src/core/pack.ts";
 import { codeBeamShapes } from "../../src/core/shapes.ts";
+import { Rng } from "../../src/core/rng.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import { CodeBeam } from "../../src/kernels/code_beam.ts";
 import { encodeFields } from "../../src/kernels/code_encode.ts";
@@ -16,10 +18,17 @@ const MIXED: CodecShape = {
   stages: [{ kind: "pair", tied: false }, { kind: "sub", pairs: 4 }, { kind: "pair", tied: true }],
 };
 
-/** Codes `[T][K][fields]` and what is left, of residuals, by random words. */
-async function run(gpu: Gpu, codec: CodecShape, heads: number, tokens: number, data: Float32Array, beam: number) {
+/** Codes `[T][K][fields]` and what is left, of residuals, by random words or those given. */
+async function run(
+  gpu: Gpu,
+  codec: CodecShape,
+  heads: number,
+  tokens: number,
+  data: Float32Array,
+  beam: number,
+  { bits, values } = halves(heads * tableRows(codec) * codec.headDim, 0.06, 42),
+) {
   const capacity = blocks(tokens) * BLOCK, shapes = codeBeamShapes({ codec, heads, capacity });
-  const { bits, values } = halves(heads * tableRows(codec) * codec.headDim, 0.06, 42);
   using residual = gpu.upload("residual", "f32", shapes.residual, data);
   using table = gpu.upload("table", "u32", shapes.table, asWords(bits));
   using gram = gpu.upload("gram", "f32", shapes.gram, Float32Array.from(codeGramRef(values, heads, codec)));
@@ -80,6 +89,21 @@ Deno.test("code_beam", async (t) => {
       data = residuals(dims, "normal", 43).map((x) => Number.isNaN(x) ? 0 : x);
     const { codes, values } = await run(gpu, MIXED, 2, 7, data, 1);
     assertEquals(codes, codeEncodeRef(Float64Array.from(data), values, MIXED, 2, 7));
+  });
+  await t.step("on ties takes the lower way, then the lower code, also where more tie than are listed", async () => {
+    const rng = new Rng(44), eighths = () => Math.floor(rng.uniform() * 3 - 1) / 8; // sums are exact
+    for (const beam of [1, 3, 4, 5, 8]) {
+      const dims = { headDim: 32, heads: 1, tokens: 5 }, rows = tableRows(MIXED);
+      const data = residuals(dims, "normal", 45).map((x) => Number.isNaN(x) ? x : eighths());
+      const values = Float64Array.from({ length: rows * 32 }, eighths);
+      for (let row = 0; row < rows; row++) {
+        if (row % 64 >= beam) values.copyWithin(row * 32, (row - beam) * 32, (row - beam + 1) * 32);
+      }
+      const words = { values, bits: Uint16Array.from(values, toF16) };
+      const { codes, residual } = await run(gpu, MIXED, 1, 5, data, beam, words), left = Float64Array.from(data);
+      assertEquals(codes, codeBeamRef(left, values, MIXED, 1, 5, beam), `beam ${beam}`);
+      assertEquals(residual, Float32Array.from(left), `beam ${beam}`);
+    }
   });
   await t.step("refuses beams out of range and codes that do not fit", async () => {
     const codec = pairStages(8, 1, true);
