@@ -19,7 +19,7 @@ export function distortionTable({ keys, values }: RecordedDistortion, stages: re
   const lines = names.map((name, i) =>
     [
       name.padEnd(6),
-      ...all.map(({ title, cells }) => (i === 0 ? title : cells[i - 1]!.toPrecision(3)).padStart(10)),
+      ...all.map(({ title, cells }) => (i === 0 ? title : cells[i - 1]!.toPrecision(3)).padStart(11)),
     ].join("")
   );
   return lines.join("\n");
