@@ -117,9 +117,14 @@ export class HeadGroup implements Disposable {
   ): Promise<HeadGroup> {
     const tokens = tokensOf(vectors, dims);
     const group = new HeadGroup(gpu, dims, head, heads, tokens, isSoft, await EmReduce.create(gpu));
-    await group.#load(vectors);
-    if (metric) await group.#apply(metric);
-    return group;
+    try {
+      await group.#load(vectors);
+      if (metric) await group.#apply(metric);
+      return group;
+    } catch (error) {
+      group[Symbol.dispose]();
+      throw error;
+    }
   }
 
   async #load({ form, parts, offset = 0 }: Vectors): Promise<void> {
@@ -165,7 +170,8 @@ export class HeadGroup implements Disposable {
   async begin(stage: Stage): Promise<void> {
     this.#tools?.owned.dispose();
     this.#tools = undefined;
-    const { gpu, heads, tokens } = this, { headDim } = this.dims, owned = new DisposableStack();
+    const { gpu, heads, tokens } = this, { headDim } = this.dims;
+    using owned = new DisposableStack();
     const isSoft = this.isSoft && stage.kind === "pair";
     const dims = { headDim, heads, tokens, stage }, codec = { headDim, stages: [stage] };
     const { table, codes, distances } = emAssignShapes(dims), { weights, sums } = emAccumulateShapes(dims);
@@ -183,14 +189,15 @@ export class HeadGroup implements Disposable {
       out: alloc("moments", "f32", [heads, width]),
       counts: isSoft ? alloc("counts", "f32", [heads, cells]) : this.#scales,
     };
-    this.#tools = {
-      ...{ dims, io, owned },
+    const tools = {
+      ...{ dims, io },
       gram: await CodeGram.create(gpu, codec),
       assign: await EmAssign.create(gpu, headDim, stage),
       accumulate: await EmAccumulate.create(gpu, headDim, stage, isSoft),
       soften: isSoft ? await EmSoften.create(gpu, headDim) : undefined,
       staging: owned.use(new Staging(gpu, io.out.byteLength + (isSoft ? io.counts.byteLength : 0))),
     };
+    this.#tools = { ...tools, owned: owned.move() };
   }
 
   /**
