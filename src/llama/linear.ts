@@ -4,6 +4,8 @@
  * @module
  */
 import type { WeightType } from "../core/model.ts";
+import { Rng } from "../core/rng.ts";
+import { weightLayout } from "../core/weight_layout.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -11,7 +13,7 @@ import { Matmul } from "../kernels/matmul.ts";
 import { Matvec } from "../kernels/matvec.ts";
 import type { MatvecForm } from "../kernels/matvec_form.ts";
 import { chooseMatvecPlanes, MatvecPlanes } from "../kernels/matvec_planes.ts";
-import type { WeightMatrix } from "../kernels/weights.ts";
+import { WeightMatrix } from "../kernels/weights.ts";
 
 /** Products with matrices of any of a model's weight types, compiled once for each. */
 export class Linear {
@@ -53,9 +55,44 @@ export class Linear {
   }
 }
 
-function createVector(gpu: Gpu, matrix: WeightMatrix, form: MatvecForm): Promise<Matvec | MatvecPlanes> {
-  const planes = chooseMatvecPlanes(matrix, gpu);
-  return planes ? MatvecPlanes.create(gpu, matrix.type, form, planes) : Matvec.create(gpu, matrix, form);
+/** The product in integers where it pays and this device's driver makes it rightly, else the one for any type. */
+async function createVector(gpu: Gpu, matrix: WeightMatrix, form: MatvecForm): Promise<Matvec | MatvecPlanes> {
+  const plain = await Matvec.create(gpu, matrix, form), variant = chooseMatvecPlanes(matrix, gpu);
+  if (!variant) return plain;
+  const planes = await MatvecPlanes.create(gpu, matrix.type, form, variant);
+  return await agree(gpu, plain, planes, matrix, form) ? planes : plain;
+}
+
+/** Rows that two kernels are compared on: more than are made at a time, the last of them not whole. */
+const COMPARED = 44;
+
+/** Whether two kernels give the same product of a few made-up rows: subgroups and packed bytes are young in drivers. */
+async function agree(
+  gpu: Gpu,
+  a: Matvec,
+  b: MatvecPlanes,
+  { type, cols }: WeightMatrix,
+  form: MatvecForm,
+): Promise<boolean> {
+  const rng = new Rng(1), rows = COMPARED, block = type === "Q8_0" ? 34 : 18;
+  const file = Uint8Array.from(
+    { length: rows * weightLayout(type, cols).fileBytes },
+    (_, i) => i % block === 0 ? 0 : i % block === 1 ? 0x20 : rng.below(256), // a scale of 2^-7
+  );
+  using weights = WeightMatrix.alloc(gpu, "rows to compare", { type, rows, cols }, { paired: form.gated });
+  weights.write(0, file);
+  const numbers = (): Float32Array => Float32Array.from({ length: cols }, () => rng.normal());
+  using x = gpu.upload("x to compare", "f32", [cols], numbers()), gain = gpu.upload("gain", "f32", [cols], numbers());
+  const results: Float32Array[] = [];
+  for (const op of [a, b]) {
+    using out = gpu.upload("out to compare", "f32", [rows], new Float32Array(rows).fill(1));
+    const commands = gpu.commands("compare");
+    op.encode(commands, weights, { x, gain, out }, { eps: 1e-5 });
+    commands.submit();
+    results.push(await gpu.readF32(out));
+  }
+  const [want, got] = results as [Float32Array, Float32Array], most = Math.max(...want.map(Math.abs));
+  return want.every((y, i) => Math.abs(got[i]! - y) <= 1e-4 * most);
 }
 
 function vectorKey(

@@ -85,9 +85,8 @@ async function products(gpu: Gpu, sample: Sample, xs: Float32Array, norm = false
   return found;
 }
 
-/** What a number is where it is not finite. */
-const kinds = (numbers: Float32Array): (number | string)[] =>
-  [...numbers].map((n) => Number.isFinite(n) ? "finite" : n);
+/** Which numbers are finite. Of which kind the others are is not compared: WGSL leaves that to drivers. */
+const finite = (numbers: Float32Array): boolean[] => Array.from(numbers, Number.isFinite);
 
 Deno.test("matvec_planes", (t) =>
   onEachText(t, async (gpu, t) => {
@@ -104,12 +103,12 @@ Deno.test("matvec_planes", (t) =>
         for (const places of PLACES) {
           for (const norm of [false, true]) {
             const [actual, want] = await products(gpu, sample, unlike(places), norm);
-            assertEquals(kinds(actual!), kinds(want!));
-            assert(!kinds(actual!).includes("finite"));
+            assertEquals(finite(actual!), finite(want!));
+            assert(!finite(actual!).includes(true));
           }
         }
         const [together] = await products(gpu, sample, unlike({ 5: Infinity, 7: Infinity }));
-        assertEquals(together, new Float32Array(40).fill(NaN));
+        assert(!finite(together!).includes(true));
       });
       await t.step(`rounds x as its reference does, ${type}`, async () => {
         const columns = COLUMNS[type], sample = randomWeights(type, 40, 2048, 9), xs = normals(new Rng(9), 2048);
