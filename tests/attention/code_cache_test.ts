@@ -1,36 +1,26 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import { CodeCache } from "../../src/attention/code_cache.ts";
 import { FileFormatError } from "../../src/core/errors.ts";
-import { type Codebook, readCodebook } from "../../src/codebook/file.ts";
+import { readCodebook, type Tier } from "../../src/codebook/file.ts";
 import { inside, type Llama, load } from "../../src/llama/llama.ts";
 import { Session } from "../../src/llama/session.ts";
-import { calibrateTiers } from "../../src/llama/tiers.ts";
 
 const MODEL = new URL("../../models/fable-28m/fable-28m.Q8_0.gguf", import.meta.url);
+const CODEBOOK = new URL("../../models/fable-28m/codebooks.safetensors", import.meta.url);
 const PROMPT =
   "The captain looked out over the sea and saw nothing but water. He called to the men below, and one of them came up. " +
   "There was a light, he said, far away to the north, where no light should be. They all looked, and none of them spoke. " +
   "At last the oldest of them said that he had seen such a light once before, when he was a boy, and that no ship had come back.";
 
-/** The bundled codebook with tiers at 1 bit. */
-async function withTiers(): Promise<Codebook> {
-  const book = await readCodebook(new URL("../../models/fable-28m/codebooks.safetensors", import.meta.url));
-  using llama = await load(MODEL, { maxContext: 256 });
-  const tiers = {
-    1: { keys: { base: 5, stages: 12, share: 0.3 }, values: { base: 2, stages: 8, share: 0.2 } },
-  };
-  return await calibrateTiers(llama, book, { texts: [PROMPT], tokens: 88, tiers });
-}
-
 /** Generates by the fused kernels and from the decoded vectors, across flushes, a fork and rewinds. */
-async function comparePaths(llama: Llama): Promise<void> {
-  const { compressed, config, ...engine } = inside(llama), options = { maxTokens: 40, ignoreEos: true };
+async function comparePaths(llama: Llama, maxTokens: number): Promise<void> {
+  const { compressed, config, ...engine } = inside(llama), options = { maxTokens, ignoreEos: true };
   const session = (decodes: boolean) =>
     new Session({ ...engine, config }, new CodeCache(compressed!.attention, config.layers, 256, decodes));
   using fused = session(false), plain = session(true);
   const first = await fused.generate(PROMPT, options).done;
   assertEquals(first.tokens, (await plain.generate(PROMPT, options).done).tokens);
-  assert(first.promptTokens.length + 40 > 4 + 64 + 32, "nothing was flushed: the test tests nothing");
+  assert(first.promptTokens.length + maxTokens > 4 + 64 + 32, "nothing was flushed: the test tests nothing");
   using fusedFork = fused.fork(), plainFork = plain.fork();
   for (const keep of [118, 61]) { // into the window, then into a block of codes
     for (const s of [fusedFork, plainFork]) s.rewind(keep);
@@ -48,7 +38,7 @@ Deno.test("a compressed cache", async (t) => {
   using llama = await load(MODEL, { kv: { bits: { k: 2, v: 1 }, window: 32, sinks: 4 }, maxContext: 256 });
   await t.step(
     "generates what a cache of the decoded vectors does, across flushes, a fork and rewinds",
-    () => comparePaths(llama),
+    () => comparePaths(llama, 40),
   );
 
   await t.step("is as large as it says", () => {
@@ -67,17 +57,20 @@ Deno.test("a compressed cache", async (t) => {
 });
 
 Deno.test("a compressed cache in tiers", async (t) => {
-  using llama = await load(MODEL, { kv: { bits: 1, window: 32, codebook: await withTiers() }, maxContext: 256 });
-  await t.step("generates what a cache of the decoded vectors does", () => comparePaths(llama));
+  using llama = await load(MODEL, { kv: { bits: 1, window: 32 }, maxContext: 256 }); // as the bundled codebook has them
+  await t.step("generates what a cache of the decoded vectors does", () => comparePaths(llama, 12));
   await t.step("is as large as it says, and goes on when restored as it would have", async () => {
     using own = llama.session();
     const { bytes, bits } = llama.kv;
     assertEquals(own.bytes, bytes);
-    // Two words of index a block and head, and rooms of an eighth more than the share.
-    const of = (base: number, room: number, words: number) =>
-      12 * base / 64 + 32 * ((8 + 9) * 2 + room * words) / (256 * 64) + 16 / 256;
-    assertAlmostEquals(bits.k, of(5, Math.ceil(1.125 * 0.3 * 256) + 32, 3));
-    assertAlmostEquals(bits.v, of(2, Math.ceil(1.125 * 0.2 * 256) + 32, 3));
+    // Two words of index a block and head, and room for an eighth more than the share.
+    const { keys, values } = (await readCodebook(CODEBOOK)).tiers![1]!;
+    const of = ({ base, stages, share }: Tier) => {
+      const room = Math.ceil(1.125 * share * 256) + 32, words = Math.ceil(12 * (stages - base) / 32);
+      return 12 * base / 64 + 32 * ((8 + 9) * 2 + room * words) / (256 * 64) + 16 / 256;
+    };
+    assertAlmostEquals(bits.k, of(keys));
+    assertAlmostEquals(bits.v, of(values));
     const folder = await Deno.makeTempDir(), path = `${folder}/cache.safetensors`;
     try {
       await own.generate(PROMPT, { maxTokens: 20, ignoreEos: true }).done;
@@ -110,7 +103,7 @@ Deno.test("load() refuses bits and codebooks that it cannot use", async () => {
   await assertRejects(() => bits(3, 3), RangeError, "must be 1, 2 or 16");
   await assertRejects(() => bits(16, 1), RangeError, "compress both or none");
   await assertRejects(() => load(MODEL, { kv: { bits: 1, window: -1 } }), RangeError, "window must be a whole number");
-  const book = await readCodebook(new URL("../../models/fable-28m/codebooks.safetensors", import.meta.url));
+  const book = await readCodebook(CODEBOOK);
   const other = { ...book, model: { ...book.model, fingerprint: "another" } };
   await assertRejects(
     () => load(MODEL, { kv: { bits: 1, codebook: other } }),
