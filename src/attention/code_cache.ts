@@ -518,7 +518,7 @@ export class CodeCache implements KvCache {
         read: () => readWords(gpu, more, [index]),
       },
       {
-        ...{ name: `${name}.further`, dtype: "U32", shape: [kvHeads, rows, words] },
+        ...{ name: `${name}.further`, dtype: "U32", shape: [kvHeads, rows, words], mostRows: count * BLOCK },
         read: () => readWords(gpu, more, parts),
       },
     ];

@@ -91,6 +91,8 @@ export interface CacheArray {
   readonly name: string;
   readonly dtype: "F16" | "U32";
   readonly shape: readonly number[];
+  /** The most rows (of the second axis) that a cache made for more or fewer tokens may have saved. */
+  readonly mostRows?: number;
   read(): Promise<ArrayBuffer>;
 }
 

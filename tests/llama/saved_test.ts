@@ -45,6 +45,18 @@ for (const [name, kv] of [["an exact cache", {}], ["a cache of codes", CODES], [
     }));
 }
 
+Deno.test("a cache in tiers is restored where the context is shorter, and further codes have less room", () =>
+  within(async (folder, open) => {
+    const path = `${folder}/saved.safetensors`;
+    using llama = await open(TIERS);
+    using shorter = await open(TIERS, { maxContext: 360 });
+    using session = llama.session(), restored = shorter.session();
+    await go(session, [...IDS, ...IDS], 20);
+    await session.save(path);
+    await restored.restore(path);
+    assertEquals(await go(restored, [9, 8, 7], 20), await go(session, [9, 8, 7], 20));
+  }));
+
 Deno.test("restore() refuses what is of something else, and leaves the session as it was", () =>
   within(async (folder, open) => {
     const path = `${folder}/saved.safetensors`;
