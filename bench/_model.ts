@@ -3,7 +3,8 @@
  * `generate` runs them, from any depth of cache.
  */
 import { ExactAttention, ExactCache } from "../src/attention/exact_cache.ts";
-import { CodeAttention, CodeCache, type Side } from "../src/attention/code_cache.ts";
+import { CodeAttention, type Side } from "../src/attention/code_attention.ts";
+import { CodeCache } from "../src/attention/code_cache.ts";
 import type { CacheState, KvCache } from "../src/attention/kv_cache.ts";
 import { Encoder } from "../src/codebook/encode.ts";
 import { type CodecShape, stageRows } from "../src/core/codec.ts";

@@ -3,15 +3,11 @@
  *
  * @module
  */
-import { BLOCK, blocks, moreRoom, moreSize } from "../core/pack.ts";
-import { codeBits, type CodecShape, moreWords } from "../core/codec.ts";
+import { codeBits, moreWords } from "../core/codec.ts";
+import { BLOCK } from "../core/pack.ts";
 import type { Commands } from "../gpu/commands.ts";
-import type { Gpu } from "../gpu/gpu.ts";
 import { elements, type Tensor } from "../gpu/tensor.ts";
-import { AttnCodes } from "../kernels/attn_codes.ts";
-import { CodeDecode } from "../kernels/code_decode.ts";
-import { codeQuads } from "../kernels/packed_codes.ts";
-import type { ExactAttention } from "./exact_cache.ts";
+import { type CodeAttention, sizesOf } from "./code_attention.ts";
 import {
   type CacheArray,
   type CacheLayout,
@@ -27,152 +23,7 @@ import {
   turnKeys,
   writeRows,
 } from "./kv_cache.ts";
-
-/** Blocks that rewinds into codes may leave unfinished, and their number. */
-const MAX_RUNS = 9;
-
-/** A layer's words, as an encoder puts them on the GPU. */
-export interface Words {
-  readonly table: Tensor;
-}
-
-/** What turns exact tokens into codes, by whole blocks: an `Encoder` of the codebook floor. */
-export interface BlockEncoder {
-  readonly codec: CodecShape;
-  encode(
-    commands: Commands,
-    words: Words,
-    io: { source: Tensor; ropeTable?: Tensor; codes: Tensor; scales: Tensor; more?: Tensor },
-    span: { tokens: number; first: number; position: number; block: number; held: number },
-  ): void;
-}
-
-/** One side of every layer: its encoder and words. */
-export interface Side {
-  readonly encoder: BlockEncoder;
-  readonly layers: readonly Words[];
-  /** Of its tokens, those that are meant to have further codes, if its codec has tiers. */
-  readonly share?: number;
-}
-
-/** What a side of a layer takes for `capacity` tokens: blocks, tokens of a head with further codes, and words of these. */
-function sizesOf({ encoder: { codec }, share = 0 }: Side, kvHeads: number, capacity: number) {
-  const count = blocks(capacity) + MAX_RUNS, isTiered = codec.base !== undefined;
-  const room = isTiered ? moreRoom(capacity, share) : 0;
-  return { count, room, more: isTiered ? moreSize(codec, kvHeads, count, room) : 0 };
-}
-
-/** Tokens kept exact. */
-export interface ExactTokens {
-  /** Newest tokens, at least; up to a block more while that fills. */
-  readonly window: number;
-  /** First tokens. */
-  readonly sinks: number;
-}
-
-/** Kernels, words and scratch of compressed attention, shared by all caches of a model. */
-export class CodeAttention implements Disposable {
-  readonly #owned = new DisposableStack();
-  readonly partialO: Tensor;
-  readonly partialMd: Tensor;
-  /** Slots of the exact tokens beside the sinks: the window, and a block that fills. */
-  readonly ring: number;
-  readonly #quads: { keys: Tensor; values: Tensor };
-  #staging: { keys: Tensor; values: Tensor } | undefined;
-
-  private constructor(
-    readonly exact: ExactAttention,
-    readonly keys: Side,
-    readonly values: Side,
-    readonly context: number,
-    readonly kept: ExactTokens,
-    readonly codes: AttnCodes,
-    readonly decode: { keys: CodeDecode; values: CodeDecode },
-  ) {
-    const { gpu, dims: { qHeads, headDim } } = exact;
-    this.#owned.use(codes);
-    this.ring = blocks(kept.window) * BLOCK + BLOCK;
-    const states = 3 * exact.decode.variant.states + MAX_RUNS * codes.states(BLOCK) + 2 * codes.states(codes.capacity);
-    this.partialO = this.#owned.use(gpu.alloc("partial outputs of codes", "f32", [states, qHeads, headDim]));
-    this.partialMd = this.#owned.use(gpu.alloc("partial sums of codes", "f32", [states, qHeads, 2]));
-    const quads = (codec: CodecShape): Tensor =>
-      this.#owned.use(gpu.upload("quads", "u32", [codec.stages.length, codec.headDim / 8, 2], codeQuads(codec)));
-    this.#quads = { keys: quads(keys.encoder.codec), values: quads(values.encoder.codec) };
-  }
-
-  /** @param context most tokens of a sequence */
-  static async create(
-    exact: ExactAttention,
-    keys: Side,
-    values: Side,
-    context: number,
-    kept: ExactTokens,
-  ): Promise<CodeAttention> {
-    const { gpu, dims } = exact, k = keys.encoder.codec, v = values.encoder.codec;
-    const capacity = (blocks(context) + MAX_RUNS) * BLOCK;
-    const codes = await AttnCodes.create(gpu, { ...dims, keys: k, values: v }, capacity);
-    return new CodeAttention(exact, keys, values, context, kept, codes, {
-      keys: await CodeDecode.create(gpu, k, dims.kvHeads, { rotate: true }),
-      values: await CodeDecode.create(gpu, v, dims.kvHeads),
-    });
-  }
-
-  get gpu(): Gpu {
-    return this.exact.gpu;
-  }
-
-  /** Exact keys and values of one layer while a prompt goes through it, `u32 [K][T][D/2]`. */
-  staging(): { keys: Tensor; values: Tensor } {
-    return this.#staging!;
-  }
-
-  /** Makes the staging large enough for `tokens`. */
-  async stage(tokens: number): Promise<void> {
-    const { kvHeads, headDim } = this.exact.dims;
-    if (this.#staging && this.#staging.keys.shape[1]! >= tokens) return;
-    this.unstage();
-    const alloc = (label: string): Tensor => this.gpu.alloc(label, "u32", [kvHeads, tokens, headDim / 2]);
-    this.#staging = { keys: alloc("prompt keys of a layer"), values: alloc("prompt values of a layer") };
-    try {
-      await this.gpu.settle();
-    } catch (error) {
-      this.unstage();
-      throw error;
-    }
-  }
-
-  /** Frees the staging. */
-  unstage(): void {
-    this.#staging?.keys[Symbol.dispose]();
-    this.#staging?.values[Symbol.dispose]();
-    this.#staging = undefined;
-  }
-
-  /** Bits that an element takes as allocated, in codes and scales. */
-  bits(side: "keys" | "values"): number {
-    const { kvHeads, headDim } = this.exact.dims, { more } = sizesOf(this[side], kvHeads, this.context);
-    const ofBlocks = codeBits(this[side].encoder.codec) / headDim;
-    return ofBlocks + 32 * more / (this.context * kvHeads * headDim) + 16 / (kvHeads * headDim);
-  }
-
-  /** What is to be known of a codec to decode it. */
-  quads(side: "keys" | "values"): Tensor {
-    return this.#quads[side];
-  }
-
-  [Symbol.dispose](): void {
-    this.unstage();
-    this.#owned.dispose();
-  }
-}
-
-/** Encoded tokens that follow each other, in whole blocks but for the last. */
-interface Run {
-  readonly block: number;
-  readonly tokens: number;
-  /** Of the first token. */
-  readonly position: number;
-}
+import { blocksOf, encodedOf, endOf, extend, flushed, hasRoom, MAX_RUNS, place, type Run } from "./runs.ts";
 
 interface State extends CacheState {
   readonly runs: readonly Run[];
@@ -630,53 +481,8 @@ export class CodeCache implements KvCache {
   }
 }
 
-/** Of so many tokens beside the sinks, those that leave a ring of `ring`: whole blocks. */
-function flushed(tokens: number, ring: number): number {
-  return Math.max(0, Math.ceil((tokens - ring) / BLOCK)) * BLOCK;
-}
-
-/** Tokens of all runs. */
-function encodedOf(runs: readonly Run[]): number {
-  return runs.reduce((sum, { tokens }) => sum + tokens, 0);
-}
-
-/** Blocks up to the end of the last run. */
-function blocksOf(runs: readonly Run[]): number {
-  const last = runs.at(-1);
-  return last ? last.block + blocks(last.tokens) : 0;
-}
-
 function bitCount(mask: number): number {
   let bits = 0;
   for (; mask !== 0; mask &= mask - 1) bits++;
   return bits;
-}
-
-/** Tokens of the last run's last block; none without runs. */
-function endOf(runs: readonly Run[]): number {
-  const last = runs.at(-1);
-  return last ? (last.tokens - 1) % BLOCK + 1 : 0;
-}
-
-/** Runs with more blocks at the end: the last run goes on where it ends with a whole block. */
-function extend(runs: readonly Run[], more: Run): Run[] {
-  const last = runs.at(-1);
-  if (!last || last.tokens % BLOCK !== 0) return [...runs, more];
-  return [...runs.slice(0, -1), { ...last, tokens: last.tokens + more.tokens }];
-}
-
-/** Runs of so many tokens each, one after the other. */
-function place(tokens: readonly number[], position: number, block = 0): Run[] {
-  const out: Run[] = [];
-  for (const count of tokens) {
-    out.push({ block, tokens: count, position });
-    block += blocks(count);
-    position += count;
-  }
-  return out;
-}
-
-/** Whether runs are few enough, one more after an unfinished block included. */
-function hasRoom(runs: readonly { tokens: number }[]): boolean {
-  return runs.length < MAX_RUNS || (runs.length === MAX_RUNS && runs.at(-1)!.tokens % BLOCK === 0);
 }

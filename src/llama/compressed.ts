@@ -4,7 +4,7 @@
  * @module
  */
 import { dirname, fromFileUrl, join } from "@std/path";
-import { CodeAttention, type Side } from "../attention/code_cache.ts";
+import { CodeAttention, type Side } from "../attention/code_attention.ts";
 import type { ExactAttention } from "../attention/exact_cache.ts";
 import { Encoder } from "../codebook/encode.ts";
 import {
