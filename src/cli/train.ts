@@ -2,6 +2,7 @@ import { basename, dirname } from "@std/path";
 import {
   distortionChart,
   distortionTable,
+  inspectModel,
   load,
   recordedDistortion,
   type TierShare,
@@ -104,8 +105,9 @@ export async function train(argv: string[]): Promise<void> {
   Deno.addSignalListener("SIGINT", onInterrupt);
   try {
     const started = performance.now(), { signal } = interrupt;
-    using llama = await load(args.string("model") ?? bundledModel(), {
-      maxContext: 2048,
+    const model = args.string("model") ?? bundledModel(), { config } = await inspectModel(model);
+    using llama = await load(model, {
+      maxContext: Math.min(2048, config.context),
       signal,
       onProgress: ({ phase, loaded, total }) => bar.show(phase, loaded, total),
     });

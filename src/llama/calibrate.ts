@@ -16,22 +16,27 @@ import type { Tensor } from "../gpu/tensor.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
 import type { Decoder } from "./decoder.ts";
 
-/** Tokens that are read at once, from position 0 each time: what the published figures were made with. */
+/** Tokens that are read at once where the context is long enough, from position 0 each time: as for the published figures. */
 export const CALIBRATION_WINDOW = 2048;
 /** A window that would begin this close to a document's end is left out. */
 const LEAST_REST = 256;
 
 /**
- * Cuts texts into windows of ids, each text as BOS and its tokens, until `tokens` are reached; the last window is cut.
- * Throws `RangeError` where the texts do not hold as many.
+ * Cuts texts into windows of ids that fit `context`, each text as BOS and its tokens, until `tokens` are reached; the last
+ * window is cut. Throws `RangeError` where the texts do not hold as many.
  */
-export function calibrationWindows(texts: Iterable<string>, tokenizer: Tokenizer, tokens: number): number[][] {
-  const windows: number[][] = [];
+export function calibrationWindows(
+  texts: Iterable<string>,
+  tokenizer: Tokenizer,
+  tokens: number,
+  context: number = CALIBRATION_WINDOW,
+): number[][] {
+  const windows: number[][] = [], most = Math.min(CALIBRATION_WINDOW, context);
   let held = 0;
   for (const text of texts) {
     const ids = tokenizer.encode(text, { bos: tokenizer.bos !== null });
-    for (let at = 0; at === 0 || at < ids.length - LEAST_REST; at += CALIBRATION_WINDOW) {
-      const window = ids.slice(at, at + Math.min(CALIBRATION_WINDOW, tokens - held));
+    for (let at = 0; at === 0 || at < ids.length - LEAST_REST; at += most) {
+      const window = ids.slice(at, at + Math.min(most, tokens - held));
       if (window.length > 0) windows.push(window);
       held += window.length;
       if (held >= tokens) return windows;

@@ -44,7 +44,8 @@ export async function calibrateTiers(
   codebook: Codebook,
   { texts, tokens = TOKENS, tiers }: CalibrateTiersOptions,
 ): Promise<Codebook> {
-  const { gpu, decoder, attention } = inside(llama), windows = calibrationWindows(texts, llama.tokenizer, tokens);
+  const { gpu, decoder, attention } = inside(llama);
+  const windows = calibrationWindows(texts, llama.tokenizer, tokens, llama.maxContext);
   using calibration = new Calibration(gpu, decoder, attention, windows);
   return await tierThresholds(llama, codebook, calibration, tiers);
 }

@@ -92,13 +92,14 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
   const { texts, tokens = 131_072, onProgress, signal, tied = false, beam = 4 } = options,
     { metric = tied ? "plain" : "query", valueMetric = options.values === "encoder" ? "plain" : "output" } = options,
     { gpu, decoder, attention, config } = inside(llama);
-  const windows = calibrationWindows(texts, llama.tokenizer, tokens), { layers, kvHeads, headDim } = config;
+  const windows = calibrationWindows(texts, llama.tokenizer, tokens, llama.maxContext);
+  const { layers, kvHeads, headDim, context } = config, window = Math.min(CALIBRATION_WINDOW, context);
   if (options.tiers && options.values === "encoder") {
     throw new TypeError("Cannot make tiers of the published value encoder as it has no stages");
   }
-  if (llama.maxContext < Math.min(CALIBRATION_WINDOW, tokens)) {
+  if (llama.maxContext < Math.min(window, tokens)) {
     throw new RangeError(
-      `Cannot calibrate in a context of ${llama.maxContext} tokens: load with a maxContext of ${CALIBRATION_WINDOW}`,
+      `Cannot calibrate in a context of ${llama.maxContext} tokens: load with a maxContext of ${window}`,
     );
   }
   using calibration = new Calibration(gpu, decoder, attention, windows, {

@@ -1,7 +1,9 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
+import { UsageError } from "../../src/cli/args.ts";
+import { train } from "../../src/cli/train.ts";
 import { toF16 } from "../../src/core/f16.ts";
 import { Rng } from "../../src/core/rng.ts";
-import { truncate } from "../../src/codebook/file.ts";
+import { readCodebook, truncate } from "../../src/codebook/file.ts";
 import { evaluate } from "../../src/eval/evaluate.ts";
 import { load } from "../../src/llama/llama.ts";
 import { calibrateTiers } from "../../src/llama/tiers.ts";
@@ -55,4 +57,48 @@ Deno.test("tiers give more bits to the tokens that calibration says, and those o
     "2 and 6 stages",
   );
   await Deno.remove(folder, { recursive: true });
+});
+
+/** Keeps what a command prints to itself. */
+async function quietly(body: () => Promise<void>): Promise<void> {
+  const { log } = console;
+  console.log = () => {};
+  try {
+    await body();
+  } finally {
+    console.log = log;
+  }
+}
+
+Deno.test("the command trains with tiers, as the library does, and says what it cannot read of them", async () => {
+  const folder = await Deno.makeTempDir(), path = `${folder}/words.safetensors`, out = `${folder}/own.safetensors`;
+  try {
+    await writeFolder(folder, randomLlama(SMALL, 7));
+    const text = Array.from({ length: 60 }, (_, i) => "abcdefghij".slice(i * i % 7)).join("");
+    await Deno.writeTextFile(`${folder}/text.txt`, text);
+    const command = (tier: string) =>
+      train([
+        ...["--model", folder, "--text", `${folder}/text.txt`, "--out", path, "--tokens", "160", "--bits", "1"],
+        ...["--tiers", tier],
+      ]);
+    await quietly(() => command("1:1-3@0.2,1-2@0.3"));
+    const of = (stages: number, share: number) => ({ base: 1, stages, share });
+    const tiers = { 1: { keys: of(3, 0.2), values: of(2, 0.3) } };
+    using llama = await load(folder);
+    const own = await trainCodebooks(llama, { texts: [text], tokens: 160, bits: 1, tiers, path: out });
+    assertEquals(own.keys.stages.length, 3);
+    assertEquals((await readCodebook(path)).tiers, own.tiers);
+    assertEquals((await readCodebook(out)).tiers, own.tiers);
+    assertEquals((await readCodebook(out)).layers, (await readCodebook(path)).layers);
+    for (const wrong of ["3:1-3@0.2,1-2@0.3", "1:3-1@0.2,1-2@0.3", "1:1-3@1.5,1-2@0.3", "1:1-3@0.2"]) {
+      await assertRejects(() => command(wrong), UsageError, `Cannot use --tiers ${wrong}: it must be as`);
+    }
+    await assertRejects(
+      () => trainCodebooks(llama, { texts: [text], tokens: 160, bits: 1, tiers, values: "encoder" }),
+      TypeError,
+      "has no stages",
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
 });
