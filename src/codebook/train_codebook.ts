@@ -52,6 +52,8 @@ export interface TrainCodebookOptions
   readonly resume?: boolean;
   /** Further words for the file's record: the text's name, the command. */
   readonly record?: Readonly<Record<string, string>>;
+  /** What is added once all layers are trained, and before `PATH.partial` is gone. */
+  readonly finish?: (codebook: Codebook) => Promise<Codebook>;
   readonly onProgress?: (progress: CodebookProgress) => void;
 }
 
@@ -134,11 +136,12 @@ export async function trainCodebook(
     };
     if (path) await writeCodebook(partial, codebook);
   }
+  const whole = await options.finish?.(codebook) ?? codebook;
   if (path) {
-    await writeCodebook(path, codebook);
+    await writeCodebook(path, whole);
     await Deno.remove(partial).catch(() => {});
   }
-  return codebook;
+  return whole;
 }
 
 /** The partial codebook of a file that was begun with the settings of `fresh`; `fresh` itself where there is none. */

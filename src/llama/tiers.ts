@@ -31,7 +31,7 @@ export interface CalibrateTiersOptions {
   readonly tiers: TierShares;
 }
 
-/** Tokens that are encoded and looked at together, and those of a calibration that are looked at. */
+/** Tokens that are encoded and looked at together, and those of a calibration that are looked at by default. */
 const CHUNK = 2048, TOKENS = 16_384;
 
 /**
@@ -47,15 +47,16 @@ export async function calibrateTiers(
   const { gpu, decoder, attention } = inside(llama);
   const windows = calibrationWindows(texts, llama.tokenizer, tokens, llama.maxContext);
   using calibration = new Calibration(gpu, decoder, attention, windows);
-  return await tierThresholds(llama, codebook, calibration, tiers);
+  return await tierThresholds(llama, codebook, calibration, tiers, { tokens });
 }
 
-/** {@linkcode calibrateTiers} on the first tokens of a calibration. */
+/** {@linkcode calibrateTiers} on the first `tokens` of a calibration. */
 export async function tierThresholds(
   llama: Llama,
   codebook: Codebook,
   calibration: Calibration,
   tiers: TierShares,
+  { tokens = TOKENS, signal }: { tokens?: number; signal?: AbortSignal } = {},
 ): Promise<Codebook> {
   const { gpu, config } = inside(llama), { layers, kvHeads, headDim } = config, { keys, values } = codebook;
   expectFits("the codebook", codebook, { layers, kvHeads, headDim, fingerprint: llama.fingerprint });
@@ -81,6 +82,7 @@ export async function tierThresholds(
     out[bits] = { keys: await tier("keys", keys), values: await tier("values", values) };
   }
   for (let layer = 0; layer < layers; layer++) {
+    signal?.throwIfAborted();
     const vectors = await calibration.vectors(layer), book = codebook.layers[layer]!;
     for (const { side, encoder, share, thresholds } of jobs) {
       const { parts, offset } = vectors[side], stages = book[side] as readonly Uint16Array[];
@@ -88,7 +90,7 @@ export async function tierThresholds(
       const { codes, scales } = encoder.allocCodes(CHUNK),
         errors: number[][] = Array.from({ length: kvHeads }, () => []);
       using _codes = codes, _scales = scales;
-      let left = TOKENS;
+      let left = tokens;
       for (const source of parts as readonly Tensor[]) {
         for (let first = 0; first < source.shape[0]! && left > 0; first += CHUNK) {
           const span = { tokens: Math.min(CHUNK, source.shape[0]! - first, left), first, offset },

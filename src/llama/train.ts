@@ -4,7 +4,7 @@
  * @module
  */
 import { type CodecShape, pairStages, publishedStages } from "../core/codec.ts";
-import { type Codebook, type StageCounts, writeCodebook } from "../codebook/file.ts";
+import type { Codebook, StageCounts } from "../codebook/file.ts";
 import { type CodebookProgress, trainCodebook } from "../codebook/train_codebook.ts";
 import { Calibration, CALIBRATION_WINDOW, calibrationWindows } from "./calibrate.ts";
 import { inside, type Llama } from "./llama.ts";
@@ -106,8 +106,8 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
     signal,
     onProgress: (done, total) => onProgress?.({ phase: "read", done, total }),
   });
-  const { tiers, path } = options, codec = codecs(headDim, kvHeads, options);
-  const codebook = await trainCodebook(
+  const { tiers } = options;
+  return await trainCodebook(
     gpu,
     { layers, kvHeads, headDim, fingerprint: llama.fingerprint },
     async (layer) => {
@@ -117,14 +117,11 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
     },
     {
       ...options,
-      ...codec,
+      ...codecs(headDim, kvHeads, options),
       beam,
+      ...tiers && { finish: (codebook: Codebook) => tierThresholds(llama, codebook, calibration, tiers, { signal }) },
       record: { ...options.record, metric: `keys ${metric}, values ${valueMetric}` },
       onProgress: (p) => onProgress?.({ phase: "train", ...p }),
     },
   );
-  if (!tiers) return codebook;
-  const tiered = await tierThresholds(llama, codebook, calibration, tiers);
-  if (path) await writeCodebook(path, tiered);
-  return tiered;
 }

@@ -90,6 +90,24 @@ Deno.test("the command trains with tiers, as the library does, and says what it 
     assertEquals((await readCodebook(path)).tiers, own.tiers);
     assertEquals((await readCodebook(out)).tiers, own.tiers);
     assertEquals((await readCodebook(out)).layers, (await readCodebook(path)).layers);
+    // Interrupted when all layers are trained and their tiers are not: nothing of the layers is lost.
+    const interrupt = new AbortController(), cut = `${folder}/cut.safetensors`;
+    const again = { texts: [text], tokens: 160, bits: 1, tiers, path: cut } as const;
+    await assertRejects(() =>
+      trainCodebooks(llama, {
+        ...again,
+        signal: interrupt.signal,
+        onProgress: (p) =>
+          p.phase === "train" && p.layer === 1 && p.side === "values" && p.stage === p.stages - 1 && interrupt.abort(),
+      })
+    );
+    assertEquals((await readCodebook(`${cut}.partial`)).layers, own.layers);
+    await assertRejects(() => Deno.stat(cut), Deno.errors.NotFound);
+    let steps = 0;
+    const onProgress = ({ phase }: { phase: string }) => void (steps += Number(phase === "train"));
+    assertEquals((await trainCodebooks(llama, { ...again, resume: true, onProgress })).tiers, own.tiers);
+    assertEquals(steps, 0);
+    assertEquals(await readCodebook(cut), await readCodebook(out));
     for (const wrong of ["3:1-3@0.2,1-2@0.3", "1:3-1@0.2,1-2@0.3", "1:1-3@1.5,1-2@0.3", "1:1-3@0.2"]) {
       await assertRejects(() => command(wrong), UsageError, `Cannot use --tiers ${wrong}: it must be as`);
     }
