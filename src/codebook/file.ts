@@ -337,11 +337,13 @@ function readAbout(name: string, metadata: Safetensors["metadata"]): About {
         Number.isInteger(count) && count > 0 && isAdditive(codec) && count <= codec.stages.length;
       if (!fits(counts.keys, keys) || !fits(counts.values, values)) throw new RangeError("splits beyond its stages");
     }
-    for (const { keys: k, values: v } of Object.values(tiers ?? {}) as Tiers[]) {
-      const fits = ({ base, stages, share, thresholds }: Tier, codec: CodecShape | ValueDims): boolean =>
-        isAdditive(codec) && Number.isInteger(base) && Number.isInteger(stages) && base > 0 && base < stages &&
-        stages <= codec.stages.length && share > 0 && share < 1 && thresholds.length === layers &&
-        thresholds.every((ofHeads) => ofHeads.length === kvHeads && ofHeads.every(Number.isFinite));
+    for (const { keys: k, values: v } of Object.values(tiers ?? {}) as Partial<Tiers>[]) {
+      const fits = (tier: Tier | undefined, codec: CodecShape | ValueDims): boolean => {
+        const { base = 0, stages = 0, share = 0, thresholds = [] } = tier ?? {};
+        return isAdditive(codec) && Number.isInteger(base) && Number.isInteger(stages) && base > 0 && base < stages &&
+          stages <= codec.stages.length && share > 0 && share < 1 && thresholds.length === layers &&
+          thresholds.every((ofHeads) => ofHeads.length === kvHeads && ofHeads.every(Number.isFinite));
+      };
       if (!fits(k, keys) || !fits(v, values)) throw new RangeError("tiers beyond its stages, layers or heads");
     }
     return {

@@ -182,6 +182,7 @@ Deno.test("readCodebook() refuses what is no codebook, by name and reason", () =
         { ...about, codebook: about.codebook.replace("{", `{"tiers":{"1":{"keys":${TIER},"values":${TIER}}},`) },
         "tiers beyond",
       ],
+      [{ ...about, codebook: about.codebook.replace("{", '{"tiers":{"1":{}},') }, "tiers beyond"],
       [about, "'layers.0.keys.0' must be F16 [3,64,8,2]: it is missing"],
     ];
     for (const [metadata, message] of cases) {
