@@ -5,6 +5,7 @@ import {
   inspectModel,
   load,
   recordedDistortion,
+  type Stage,
   type TierShare,
   type TierShares,
   trainCodebooks,
@@ -30,6 +31,8 @@ const TRAIN_HELP = `usage: commvq train --text F... --out C [OPTIONS]
   --beam N            ways that encoding keeps, 1 to 8 (4); 1 is greedy, as published
   --key-stages A[,B]  stages of keys at --bits, and at 1 bit; as published without
   --value-stages A[,B]        likewise of values; without tiers K12 V8 and K7 V3 keep retrieval best
+  --key-codec LIST    stages of keys in order, as p,p,16,8: p of pairs, a number of sub-vectors of as many pairs of channels
+  --value-codec LIST  likewise of values; stage counts are of these then, and where none are given as many as fit the bits
   --tiers B:K,V       tiers at B bits instead: stages of all tokens and of those that these miss by too much, and the share
                       of these, of keys and of values, as 1:5-12@0.12,2-8@0.25; may be repeated
   --soft              annealed soft assignment, as published; by default hard, as good in a third of the steps
@@ -58,6 +61,17 @@ function splitsOf(args: Args, bits: 1 | 2): TrainCodebooksOptions["splits"] {
   return { [bits]: at(0), ...keys.length > 1 && { 1: at(1) } };
 }
 
+/** Stages of a side from `--key-codec p,p,16`. */
+function codecOf(args: Args, name: string, tied = false): Stage[] | undefined {
+  return args.string(name)?.split(",").map((stage): Stage => {
+    if (stage === "p") return { kind: "pair", tied };
+    if (/^[1-9]\d*$/.test(stage)) return { kind: "sub", pairs: Number(stage) };
+    throw new UsageError(
+      `Cannot use --${name} ${args.string(name)}: it must be as p,p,16, and ${stage || "''"} is no stage`,
+    );
+  });
+}
+
 /** Tiers from `--tiers 1:5-12@0.12,2-8@0.25`. */
 function tiersOf(args: Args): TierShares | undefined {
   const out: Partial<Record<1 | 2, NonNullable<TierShares[1]>>> = {}, list = args.list("tiers");
@@ -81,7 +95,7 @@ export async function train(argv: string[]): Promise<void> {
   const args = new Args("train", argv, {
     values: [
       ...["model", "out", "bits", "tokens", "values", "seed", "metric", "value-metric", "beam"],
-      ...["key-stages", "value-stages", "value-seeds"],
+      ...["key-stages", "value-stages", "key-codec", "value-codec", "value-seeds"],
     ],
     many: ["text", "tiers"],
     flags: ["resume", "tied", "untied", "soft", "int8", "int4"],
@@ -95,8 +109,24 @@ export async function train(argv: string[]): Promise<void> {
   if (args.flag("tied") && args.string("metric") === "query") {
     throw new UsageError("Cannot use --metric query with --tied: ties do not outlast the way back from a metric");
   }
+  const bits = Number(choice(args, "bits", ["1", "2"]) ?? 2) as 1 | 2;
+  const settings = { // read whole before anything is done
+    ...{ bits, path, tokens: args.integer("tokens", 1), seed: args.integer("seed", 0, 2 ** 31) },
+    values: choice(args, "values", ["codebook", "encoder"]),
+    valueSeeds: args.integer("value-seeds", 1, 64),
+    tied: args.flag("tied"),
+    metric: choice(args, "metric", ["query", "plain"]),
+    valueMetric: choice(args, "value-metric", ["output", "plain"]),
+    beam: args.integer("beam", 1, 8),
+    stages: { keys: codecOf(args, "key-codec", args.flag("tied")), values: codecOf(args, "value-codec") },
+    splits: splitsOf(args, bits),
+    tiers: tiersOf(args),
+    assignment: args.flag("soft") ? "soft" : "hard",
+    precision: args.flag("int4") ? "int4" : args.flag("int8") ? "int8" : "f16",
+    resume: args.flag("resume"),
+  } satisfies Partial<TrainCodebooksOptions>;
   await prepareFolder(dirname(path), "out");
-  const texts = await readTexts(paths), bits = Number(choice(args, "bits", ["1", "2"]) ?? 2) as 1 | 2;
+  const texts = await readTexts(paths);
   const bar = new ProgressBar(), interrupt = new AbortController();
   const onInterrupt = (): void => {
     Deno.removeSignalListener("SIGINT", onInterrupt);
@@ -112,23 +142,8 @@ export async function train(argv: string[]): Promise<void> {
       onProgress: ({ phase, loaded, total }) => bar.show(phase, loaded, total),
     });
     const codebook = await trainCodebooks(llama, {
-      texts,
-      bits,
-      path,
-      signal,
-      tokens: args.integer("tokens", 1),
-      values: choice(args, "values", ["codebook", "encoder"]),
-      valueSeeds: args.integer("value-seeds", 1, 64),
-      tied: args.flag("tied"),
-      metric: choice(args, "metric", ["query", "plain"]),
-      valueMetric: choice(args, "value-metric", ["output", "plain"]),
-      beam: args.integer("beam", 1, 8),
-      splits: splitsOf(args, bits),
-      tiers: tiersOf(args),
-      assignment: args.flag("soft") ? "soft" : "hard",
-      precision: args.flag("int4") ? "int4" : args.flag("int8") ? "int8" : "f16",
-      seed: args.integer("seed", 0, 2 ** 31),
-      resume: args.flag("resume"),
+      ...settings,
+      ...{ texts, signal },
       record: {
         text: paths.map((file) => basename(file)).join(" "),
         command: ["train", ...argv.filter((a) => a !== "--resume")].map((a) => a.split("/").at(-1)!).join(" "),

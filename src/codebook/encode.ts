@@ -146,7 +146,7 @@ export class Encoder implements Disposable {
     }
     const shape = [kvHeads, tableRows(codec), headDim / 2], words = tableOf(codec, kvHeads, stages);
     if (metric) {
-      expectMetric(codec);
+      expectMetric(codec, metric);
       this.#search ??= this.#owned.use(gpu.alloc("words in a metric", "u32", shape));
     }
     const upload = (label: string, dtype: DType, shape: Shape, data: Data): Tensor =>

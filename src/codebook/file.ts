@@ -256,6 +256,7 @@ export async function readCodebook(location: string | URL): Promise<Codebook> {
     for (const side of metrics) {
       const shape = [kvHeads, headDim, headDim], name = `layers.${l}.${side}.metric`;
       own[side] = new Uint16Array(await getTensor(source, file, name, "F16", shape));
+      expectRoots(source.name, name, metricCodec({ keys, values }, side), own[side]);
     }
     layers.push({
       ...metrics.length > 0 && { metrics: own },
@@ -353,6 +354,15 @@ function readAbout(name: string, metadata: Safetensors["metadata"]): About {
     };
   } catch (cause) {
     throw error(`its description is damaged: ${(cause as Error).message}`);
+  }
+}
+
+/** Throws `FileFormatError` unless the words of `codec` may be compared in a metric of these roots. */
+function expectRoots(file: string, name: string, codec: CodecShape, roots: Uint16Array): void {
+  try {
+    expectMetric(codec, roots);
+  } catch (cause) {
+    throw new FileFormatError(`Cannot read ${file} as a codebook because of '${name}': ${(cause as Error).message}`);
   }
 }
 

@@ -13,22 +13,43 @@ import { fromF16Array, toF16Array } from "../core/f16.ts";
 /** Eigenvalues of a metric below this share of the largest are raised to it: no direction is free. */
 const FLOOR = 0.003;
 
-/** Throws `RangeError` unless a codec's words may be fitted in a metric. */
-export function expectMetric({ stages }: CodecShape): void {
-  if (stages.every((stage) => stage.kind === "pair" && !stage.tied)) return;
-  throw new RangeError(
-    "Cannot code in a metric as all stages must be untied pairs: ties and groups do not outlast the way back",
-  );
+/**
+ * Pairs that a codec's metric may mix: those of its smallest group, for a group's words must stay within its columns on the
+ * way back; all of a head's where every stage is of pairs.
+ */
+export function metricCell({ headDim, stages }: CodecShape): number {
+  return Math.min(...stages.map((stage) => stage.kind === "sub" ? stage.pairs : headDim / 2));
+}
+
+/**
+ * Throws `RangeError` unless a codec's words may be fitted in a metric, of the given roots if any: no stage may be tied, and
+ * no root mix more than {@linkcode metricCell} pairs.
+ */
+export function expectMetric(codec: CodecShape, roots?: Uint16Array): void {
+  if (codec.stages.some((stage) => stage.kind === "pair" && stage.tied)) {
+    throw new RangeError("Cannot code in a metric as no stage may be tied: ties do not outlast the way back");
+  }
+  const { headDim: D } = codec, cell = 2 * metricCell(codec);
+  roots?.forEach((x, i) => {
+    const row = Math.floor(i / D) % D, column = i % D;
+    if ((x & 0x7fff) === 0 || Math.floor(row / cell) === Math.floor(column / cell)) return;
+    throw new RangeError(
+      `Cannot code in a metric as it may not mix more than ${cell / 2} pairs: groups are of as many`,
+    );
+  });
 }
 
 /**
  * Roots of metrics `[K][D][D]`, as half-precision bits. Each is scaled to a mean eigenvalue of 1 before the root; a metric
- * of zeros becomes the plain one.
+ * of zeros becomes the plain one. What mixes more than `cell` pairs is left out.
  */
-export function metricRoots(metrics: Float64Array, headDim: number): Uint16Array {
+export function metricRoots(metrics: Float64Array, headDim: number, cell = headDim / 2): Uint16Array {
   const out = new Uint16Array(metrics.length), size = headDim ** 2;
+  const cellOf = (channel: number): number => Math.floor(channel / (2 * cell));
   for (let at = 0; at < out.length; at += size) {
-    const { values, vectors } = eigen(metrics.subarray(at, at + size), headDim), largest = Math.max(...values);
+    const own = metrics.slice(at, at + size);
+    for (let i = 0; i < size; i++) if (cellOf(Math.floor(i / headDim)) !== cellOf(i % headDim)) own[i] = 0;
+    const { values, vectors } = eigen(own, headDim), largest = Math.max(...values);
     const raised = values.map((x) => largest > 0 ? Math.max(x, FLOOR * largest) : 1);
     const mean = raised.reduce((a, b) => a + b) / headDim, root = new Float64Array(size);
     for (let v = 0; v < headDim; v++) {
@@ -43,9 +64,12 @@ export function metricRoots(metrics: Float64Array, headDim: number): Uint16Array
   return out;
 }
 
-/** Eigenvalues, and eigenvectors as rows, of a symmetric matrix: Jacobi's rotations until nothing is left beside the diagonal. */
+/**
+ * Eigenvalues, and eigenvectors as rows, of a symmetric matrix, which is overwritten: Jacobi's rotations until nothing is
+ * left beside the diagonal.
+ */
 function eigen(matrix: Float64Array, n: number): { values: Float64Array; vectors: Float64Array } {
-  const a = matrix.slice(), vectors = new Float64Array(n * n);
+  const a = matrix, vectors = new Float64Array(n * n);
   for (let i = 0; i < n; i++) vectors[i * n + i] = 1;
   const norm = a.reduce((sum, x) => sum + x * x, 0);
   for (let sweep = 0; sweep < 30; sweep++) {

@@ -56,7 +56,7 @@ export interface TrainOptions {
   readonly precision?: Precision;
   /**
    * Half-precision bits `[K][D][D]` of each head's metric (metric.ts): errors are measured, and words fitted, in its space,
-   * for codecs of untied pair stages. Scales stay those of the plain vectors.
+   * for codecs without ties. Scales stay those of the plain vectors.
    */
   readonly metric?: Uint16Array;
   /** Bytes of GPU memory to work in, the vectors themselves apart. Default 1.5 GiB. */
@@ -112,7 +112,7 @@ export async function trainStages(
 ): Promise<TrainedStages> {
   const { kvHeads, headDim } = dims, tokens = tokensOf(vectors, dims), { seed = 1, assignment = "hard" } = options;
   const isSoft = assignment === "soft", { metric } = options;
-  if (metric) expectMetric(codec);
+  if (metric) expectMetric(codec, metric);
   if (!(tokens > 0)) throw new RangeError("Cannot train a codebook as there must be at least one token: there is none");
   const bytes = headBytes(headDim, tokens, codec.stages, isSoft);
   const { size, turns } = headsAtOnce(gpu, kvHeads, bytes, 4 * Math.max(headDim, isSoft ? 128 : 0) * tokens, options),

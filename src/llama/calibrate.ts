@@ -6,9 +6,10 @@
 import { ExactCache } from "../attention/exact_cache.ts";
 import type { ExactAttention } from "../attention/exact_cache.ts";
 import type { CacheState, LayerCache, Span } from "../attention/kv_cache.ts";
+import type { CodecShape } from "../core/codec.ts";
 import { BLOCK } from "../core/pack.ts";
 import type { Metrics } from "../codebook/file.ts";
-import { addMoments, metricRoots, queryMetric, type TurnMeans, turnMeans } from "../codebook/metric.ts";
+import { addMoments, metricCell, metricRoots, queryMetric, type TurnMeans, turnMeans } from "../codebook/metric.ts";
 import type { LayerVectors } from "../codebook/train_codebook.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
@@ -99,18 +100,18 @@ export class Calibration implements Disposable {
   }
 
   /**
-   * Metrics of a layer's sides, of those asked for: of keys, what its queries make of an error, averaged over their
-   * distance; of values, what the output projection makes of it. Both are sums over the query heads of each KV head.
+   * Metrics of a layer's sides for the codecs of those asked for: of keys, what its queries make of an error, averaged over
+   * their distance; of values, what the output projection makes of it. Both are sums over the query heads of each KV head.
    */
-  async metrics(layer: number, sides: Metrics<boolean>): Promise<Metrics> {
+  async metrics(layer: number, { keys, values }: Metrics<CodecShape>): Promise<Metrics> {
     if (layer < this.#first || layer >= this.#first + this.#layers.length) await this.#collect(layer);
     return {
-      ...sides.keys && { keys: await this.#queryMetric(layer) },
-      ...sides.values && { values: await this.#outputMetric(layer) },
+      ...keys && { keys: await this.#queryMetric(layer, metricCell(keys)) },
+      ...values && { values: await this.#outputMetric(layer, metricCell(values)) },
     };
   }
 
-  async #queryMetric(layer: number): Promise<Uint16Array> {
+  async #queryMetric(layer: number, cell: number): Promise<Uint16Array> {
     const { qHeads, kvHeads, headDim } = this.decoder.config, stride = this.#width, size = headDim ** 2;
     const sums = new Float64Array(kvHeads * size), turns = this.#turns ??= turnMeans(this.decoder.weights.frequencies);
     const dims = { headDim, group: qHeads / kvHeads, stride };
@@ -125,11 +126,11 @@ export class Calibration implements Disposable {
     for (let at = 0; at < sums.length; at += size) {
       metrics.set(queryMetric(sums.subarray(at, at + size), turns, headDim), at);
     }
-    return metricRoots(metrics, headDim);
+    return metricRoots(metrics, headDim, cell);
   }
 
   /** The columns of the output projection are its products with unit vectors. */
-  async #outputMetric(layer: number): Promise<Uint16Array> {
+  async #outputMetric(layer: number, cell: number): Promise<Uint16Array> {
     const { gpu, decoder } = this, { qHeads, kvHeads, headDim, hidden } = decoder.config, cols = qHeads * headDim;
     const { linear, weights } = decoder.layer, { o } = weights.layers[layer]!, rows = new Float32Array(hidden * cols);
     for (let first = 0; first < cols; first += decoder.chunk) {
@@ -144,7 +145,7 @@ export class Calibration implements Disposable {
     }
     const metrics = new Float64Array(kvHeads * headDim ** 2);
     addMoments(metrics, rows, { headDim, group: qHeads / kvHeads, stride: cols });
-    return metricRoots(metrics, headDim);
+    return metricRoots(metrics, headDim, cell);
   }
 
   async #collect(first: number): Promise<void> {

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { type CodecShape, pairStages, publishedStages } from "../core/codec.ts";
-import type { Codebook, StageCounts } from "../codebook/file.ts";
+import { codeBits, type CodecShape, pairStages, publishedStages, type Stage } from "../core/codec.ts";
+import { type Codebook, isAdditive, type StageCounts } from "../codebook/file.ts";
 import { type CodebookProgress, trainCodebook } from "../codebook/train_codebook.ts";
 import { Calibration, CALIBRATION_WINDOW, calibrationWindows } from "./calibrate.ts";
 import { inside, type Llama } from "./llama.ts";
@@ -38,7 +38,12 @@ export interface TrainCodebooksOptions {
   readonly valueMetric?: "output" | "plain";
   /** Ways that encoding keeps, up to 8; 1 is greedy, as published. Training is greedy always. Default 4. */
   readonly beam?: number;
-  /** Stages at 1 and at 2 bits where not the published ones: as many are trained as the largest needs. */
+  /** Stages of either side, in order, in place of pairs alone: sub-vectors take fewer look-ups and smaller tables a bit. */
+  readonly stages?: Readonly<Partial<Record<keyof StageCounts, readonly Stage[]>>>;
+  /**
+   * Stages at 1 and at 2 bits where not the published ones: as many are trained as the largest needs. Of given `stages` as
+   * many as do not exceed the bits are used where nothing else is said.
+   */
   readonly splits?: Readonly<Partial<Record<1 | 2, StageCounts>>>;
   /**
    * Tiers at 1 and at 2 bits, in place of `splits` there: tokens that the first stages miss by too much are coded in more.
@@ -65,23 +70,42 @@ export interface TrainCodebooksOptions {
   readonly signal?: AbortSignal;
 }
 
-/** Codecs of both sides at `bits` bits an element. */
+/** Codecs of both sides at `bits` bits an element, and the stages that 1 and 2 bits use where those are not the published. */
 function codecs(
   headDim: number,
   kvHeads: number,
-  { bits = 2, values = "codebook", tied = false, splits = {}, tiers = {} }: TrainCodebooksOptions,
+  { bits = 2, values = "codebook", tied = false, stages = {}, splits, tiers = {} }: TrainCodebooksOptions,
 ) {
-  const most = (side: keyof StageCounts): number =>
-    Math.max(
-      tiers[bits] ? 0 : splits[bits]?.[side] ?? publishedStages(headDim, bits),
-      ...Object.values(splits).map((counts) => counts[side]),
-      ...Object.values(tiers).map((tier) => tier[side].stages),
+  const side = (name: keyof StageCounts, tied: boolean) => {
+    const given = stages[name];
+    const within = (bits: 1 | 2): number =>
+      given ? stagesWithin({ headDim, stages: given }, bits * headDim) : publishedStages(headDim, bits);
+    const most = Math.max(
+      tiers[bits] ? 0 : splits?.[bits]?.[name] ?? within(bits),
+      ...Object.values(splits ?? {}).map((counts) => counts[name]),
+      ...Object.values(tiers).map((tier) => tier[name].stages),
     );
-  const keys: CodecShape = pairStages(headDim, most("keys"), tied);
-  return {
-    keys,
-    values: values === "encoder" ? { features: kvHeads * headDim, bits } : pairStages(headDim, most("values"), false),
+    if (given && most > given.length) {
+      throw new RangeError(`Cannot train ${most} stages of ${name} as ${given.length} are given`);
+    }
+    const codec: CodecShape = given ? { headDim, stages: given.slice(0, most) } : pairStages(headDim, most, tied);
+    return { codec, within };
   };
+  const k = side("keys", tied), v = side("values", false), isEncoder = values === "encoder";
+  const counts = (bits: 1 | 2): StageCounts => ({ keys: k.within(bits), values: v.within(bits) });
+  const own = stages.keys || stages.values ? { 1: counts(1), ...bits === 2 && { 2: counts(2) } } : undefined;
+  return {
+    keys: k.codec,
+    values: isEncoder ? { features: kvHeads * headDim, bits } : v.codec,
+    ...own || splits ? { splits: { ...own, ...splits } } : {},
+  };
+}
+
+/** First stages of a codec that do not exceed `bits` bits a vector; one at least. */
+function stagesWithin({ headDim, stages }: CodecShape, bits: number): number {
+  let count = 1;
+  while (count < stages.length && codeBits({ headDim, stages: stages.slice(0, count + 1) }) <= bits) count++;
+  return count;
 }
 
 /**
@@ -106,18 +130,21 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
     signal,
     onProgress: (done, total) => onProgress?.({ phase: "read", done, total }),
   });
-  const { tiers } = options;
+  const { tiers } = options, { keys, values, splits } = codecs(headDim, kvHeads, options);
+  const inMetric = {
+    ...metric === "query" && { keys },
+    ...valueMetric === "output" && isAdditive(values) && { values },
+  };
   return await trainCodebook(
     gpu,
     { layers, kvHeads, headDim, fingerprint: llama.fingerprint },
     async (layer) => {
-      const vectors = await calibration.vectors(layer),
-        sides = { keys: metric === "query", values: valueMetric === "output" };
-      return { ...vectors, ...(sides.keys || sides.values) && { metrics: await calibration.metrics(layer, sides) } };
+      const vectors = await calibration.vectors(layer), hasMetric = Object.keys(inMetric).length > 0;
+      return { ...vectors, ...hasMetric && { metrics: await calibration.metrics(layer, inMetric) } };
     },
     {
       ...options,
-      ...codecs(headDim, kvHeads, options),
+      ...{ keys, values, splits },
       beam,
       ...tiers && { finish: (codebook: Codebook) => tierThresholds(llama, codebook, calibration, tiers, { signal }) },
       record: { ...options.record, metric: `keys ${metric}, values ${valueMetric}` },

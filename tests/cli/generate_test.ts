@@ -61,6 +61,8 @@ Deno.test("arguments that cannot be used end in status 2 and one sentence", asyn
     [["generate", "a", "--seed"], "Cannot use --seed without a value"],
     [["generate", "a", "--stop", ""], "Cannot use --stop without a value"],
     [["generate", "a", "--seed", "x"], "Cannot use --seed x"],
+    [["train", "--text", MOD, "--out", "c", "--key-codec", "p,x"], "Cannot use --key-codec p,x"],
+    [["train", "--text", MOD, "--out", "c", "--tiers", "1:5-12"], "Cannot use --tiers 1:5-12"],
     [["generate", "a", "--seed", "0.5"], "Cannot use --seed 0.5"],
     [["generate", "a", "--seed", "4294967296"], "Cannot use --seed 4294967296"],
     [["generate", "a", "--max-tokens", "-1"], "Cannot use --max-tokens -1"],

@@ -5,7 +5,7 @@ import { unpackCodes } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { ropeTable, ropeTableRows } from "../../src/core/rope_table.ts";
 import { Encoder, type EncodeSpan } from "../../src/codebook/encode.ts";
-import { addMoments, headMetric, metricRoots, timesMatrix } from "../../src/codebook/metric.ts";
+import { addMoments, headMetric, metricCell, metricRoots, timesMatrix } from "../../src/codebook/metric.ts";
 import { measureStages, trainStages } from "../../src/codebook/train.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import type { Tensor } from "../../src/gpu/tensor.ts";
@@ -95,52 +95,65 @@ Deno.test("Encoder", async (t) => {
     assert(relativeError(off.vectors, data) > 2 * want, "the position matters");
   });
 
-  await t.step("in a metric, words are the plain ones and errors are least there", async () => {
-    const codec = pairStages(16, 3, false), rng = new Rng(7), metrics = new Float64Array(2 * 256);
-    for (let i = 0; i < 2; i++) { // a few directions that matter more
-      const rows = Float32Array.from({ length: 4 * 16 }, () => rng.normal() * 2);
-      addMoments(metrics.subarray(i * 256, (i + 1) * 256), rows, { headDim: 16, group: 1, stride: 16 });
-    }
-    const metric = metricRoots(metrics, 16), held = correlated(TOKENS, 32, 102);
-    using other = gpu.upload("held out", "f32", [TOKENS, 32], held);
-    /** Squared errors of what an encoder makes of held-out vectors: plain, and in the metric. */
-    const errors = async (words: readonly Uint16Array[], inMetric: boolean, beam: number) => {
-      using encoder = await Encoder.create(gpu, dims, codec, { form: "rows", beam, chunk: 160 });
-      using table = encoder.table(words, inMetric ? metric : undefined);
-      const { codes, scales } = encoder.allocCodes(TOKENS), commands = gpu.commands();
-      using _codes = codes, _scales = scales;
-      encoder.encode(commands, table, { source: other, codes, scales }, { tokens: TOKENS });
-      commands.submit();
-      const halves = fromF16Array(new Uint16Array(await gpu.read(scales)));
-      const numbers = Float64Array.from(fromF16Array(new Uint16Array(await gpu.read(table.table))));
-      const vectors = codeDecodeRef(codec, 2, numbers, unpackCodes(codec, 2, await gpu.readU32(codes), TOKENS), halves);
-      const left = await gpu.readF32(encoder.residual);
-      let plain = 0, inside = 0;
-      for (let i = 0; i < vectors.length; i += 16) {
-        const t = Math.floor(i / 32), head = i / 16 % 2, error = new Float64Array(16);
-        for (let c = 0; c < 16; c++) error[c < 8 ? 2 * c : 2 * c - 15] = vectors[i + c]! - held[i + c]!;
-        const turned = timesMatrix(error, headMetric(metric, head, 16), 16);
-        plain += error.reduce((sum, x) => sum + x * x, 0);
-        inside += turned.reduce((sum, x) => sum + x * x, 0);
-        if (!inMetric) continue;
-        for (let c = 0; c < 16; c++) { // what is left is the error in the metric, over the scale
-          const own = -left[residualAt(16, 160, head, t, c)]! * halves[t]!;
-          assert(Math.abs(own - turned[c]!) < 0.02 * halves[t]!, `token ${t}: ${own} for ${turned[c]}`);
+  const untied = pairStages(16, 3, false),
+    groups = { ...untied, stages: [...untied.stages.slice(1), { kind: "sub", pairs: 4 } as const] };
+  for (const codec of [untied, groups]) {
+    await t.step(
+      `in a metric, words are the plain ones and errors are least there: ${codec.stages[2]!.kind}`,
+      async () => {
+        const rng = new Rng(7), metrics = new Float64Array(2 * 256);
+        for (let i = 0; i < 2; i++) { // a few directions that matter more
+          const rows = Float32Array.from({ length: 4 * 16 }, () => rng.normal() * 2);
+          addMoments(metrics.subarray(i * 256, (i + 1) * 256), rows, { headDim: 16, group: 1, stride: 16 });
         }
-      }
-      return { plain, inside };
-    };
-    const options = { iterations: 8 };
-    const inside = (await trainStages(gpu, dims, rows, codec, { ...options, metric })).stages;
-    const outside = (await trainStages(gpu, dims, rows, codec, options)).stages;
-    const a = await errors(outside, false, 1), b = await errors(inside, true, 1), c = await errors(inside, true, 4);
-    assert(b.inside < 0.8 * a.inside, `in the metric: ${b.inside} for ${a.inside}`);
-    assert(b.plain > a.plain, `at a price: ${b.plain} for ${a.plain}`);
-    assert(c.inside < 0.97 * b.inside, `beam: ${c.inside} for ${b.inside}`);
-    const { nmse, energy } = await measureStages(gpu, dims, { ...rows, parts: [held] }, codec, inside, { metric });
-    const want = nmse[2]!.reduce((sum, x, h) => sum + x * energy[h]!, 0);
-    assert(Math.abs(b.inside / want - 1) < 0.01, `${b.inside} for ${want}, as measured`);
-  });
+        const metric = metricRoots(metrics, 16, metricCell(codec)), held = correlated(TOKENS, 32, 102);
+        using other = gpu.upload("held out", "f32", [TOKENS, 32], held);
+        /** Squared errors of what an encoder makes of held-out vectors: plain, and in the metric. */
+        const errors = async (words: readonly Uint16Array[], inMetric: boolean, beam: number) => {
+          using encoder = await Encoder.create(gpu, dims, codec, { form: "rows", beam, chunk: 160 });
+          using table = encoder.table(words, inMetric ? metric : undefined);
+          const { codes, scales } = encoder.allocCodes(TOKENS), commands = gpu.commands();
+          using _codes = codes, _scales = scales;
+          encoder.encode(commands, table, { source: other, codes, scales }, { tokens: TOKENS });
+          commands.submit();
+          const halves = fromF16Array(new Uint16Array(await gpu.read(scales)));
+          const numbers = Float64Array.from(fromF16Array(new Uint16Array(await gpu.read(table.table))));
+          const vectors = codeDecodeRef(
+            codec,
+            2,
+            numbers,
+            unpackCodes(codec, 2, await gpu.readU32(codes), TOKENS),
+            halves,
+          );
+          const left = await gpu.readF32(encoder.residual);
+          let plain = 0, inside = 0;
+          for (let i = 0; i < vectors.length; i += 16) {
+            const t = Math.floor(i / 32), head = i / 16 % 2, error = new Float64Array(16);
+            for (let c = 0; c < 16; c++) error[c < 8 ? 2 * c : 2 * c - 15] = vectors[i + c]! - held[i + c]!;
+            const turned = timesMatrix(error, headMetric(metric, head, 16), 16);
+            plain += error.reduce((sum, x) => sum + x * x, 0);
+            inside += turned.reduce((sum, x) => sum + x * x, 0);
+            if (!inMetric) continue;
+            for (let c = 0; c < 16; c++) { // what is left is the error in the metric, over the scale
+              const own = -left[residualAt(16, 160, head, t, c)]! * halves[t]!;
+              assert(Math.abs(own - turned[c]!) < 0.02 * halves[t]!, `token ${t}: ${own} for ${turned[c]}`);
+            }
+          }
+          return { plain, inside };
+        };
+        const options = { iterations: 8 };
+        const inside = (await trainStages(gpu, dims, rows, codec, { ...options, metric })).stages;
+        const outside = (await trainStages(gpu, dims, rows, codec, options)).stages;
+        const a = await errors(outside, false, 1), b = await errors(inside, true, 1), c = await errors(inside, true, 4);
+        assert(b.inside < 0.8 * a.inside, `in the metric: ${b.inside} for ${a.inside}`);
+        assert(b.plain > a.plain, `at a price: ${b.plain} for ${a.plain}`);
+        assert(c.inside < 0.97 * b.inside, `beam: ${c.inside} for ${b.inside}`);
+        const { nmse, energy } = await measureStages(gpu, dims, { ...rows, parts: [held] }, codec, inside, { metric });
+        const want = nmse[2]!.reduce((sum, x, h) => sum + x * energy[h]!, 0);
+        assert(Math.abs(b.inside / want - 1) < 0.01, `${b.inside} for ${want}, as measured`);
+      },
+    );
+  }
 
   await t.step("tables of several layers take turns", async () => {
     const codec = pairStages(16, 2, false), rng = new Rng(8), size = 2 * 128 * 16;
@@ -173,7 +186,7 @@ Deno.test("Encoder", async (t) => {
 
   await t.step("refuses ties in a metric", async () => {
     using encoder = await Encoder.create(gpu, dims, CODEC, { form: "rows" });
-    assertThrows(() => encoder.table(stages, new Uint16Array(512)), RangeError, "untied pairs");
+    assertThrows(() => encoder.table(stages, new Uint16Array(512)), RangeError, "no stage may be tied");
   });
 
   await t.step("codes a token of zeros as zeros", async () => {

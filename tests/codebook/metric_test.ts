@@ -1,5 +1,5 @@
 import { assert, assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
-import { pairStages } from "../../src/core/codec.ts";
+import { type CodecShape, pairStages } from "../../src/core/codec.ts";
 import { Rng } from "../../src/core/rng.ts";
 import {
   addMoments,
@@ -7,6 +7,7 @@ import {
   expectMetric,
   headMetric,
   inverted,
+  metricCell,
   metricRoots,
   queryMetric,
   timesMatrix,
@@ -75,8 +76,18 @@ Deno.test("metricRoots() squared are the metrics, scaled, with their floor", () 
   for (let i = 0; i < D * D; i++) assertAlmostEquals(one[i]!, i % (D + 1) === 0 ? 1 : 0, 1e-9);
 });
 
-Deno.test("expectMetric() refuses ties and groups", () => {
-  expectMetric(pairStages(D, 2, false));
-  assertThrows(() => expectMetric(pairStages(D, 2, true)), RangeError, "untied pairs");
-  assertThrows(() => expectMetric({ headDim: D, stages: [{ kind: "sub", pairs: 4 }] }), RangeError);
+Deno.test("expectMetric() refuses ties, and roots that mix what groups keep apart", () => {
+  const groups: CodecShape = { headDim: D, stages: [...pairStages(D, 1, false).stages, { kind: "sub", pairs: D / 4 }] };
+  const metrics = new Float64Array(D * D);
+  addMoments(metrics, queries(60, 1, 2), { headDim: D, group: 1, stride: D });
+  const whole = metricRoots(metrics, D), cut = metricRoots(metrics, D, metricCell(groups));
+  expectMetric(pairStages(D, 2, false), whole);
+  expectMetric(groups, cut);
+  assertThrows(() => expectMetric(groups, whole), RangeError, `more than ${D / 4} pairs`);
+  assertThrows(() => expectMetric(pairStages(D, 2, true)), RangeError, "no stage may be tied");
+});
+
+Deno.test("metricCell() is the smallest group, or the head", () => {
+  assertEquals(metricCell(pairStages(64, 2, false)), 32);
+  assertEquals(metricCell({ headDim: 64, stages: [{ kind: "sub", pairs: 16 }, { kind: "sub", pairs: 8 }] }), 8);
 });

@@ -96,7 +96,7 @@ Deno.test("training", async (t) => {
     await assertRejects(
       () => trainStages(gpu, dims, vectors, MIXED, { metric }),
       RangeError,
-      "untied pairs",
+      "no stage may be tied",
     );
   });
 

@@ -1,5 +1,13 @@
-import { assert, assertEquals } from "@std/assert";
-import { headMetric, metricRoots, queryMetric, timesMatrix, turnMeans } from "../../src/codebook/metric.ts";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import {
+  expectMetric,
+  headMetric,
+  metricRoots,
+  queryMetric,
+  timesMatrix,
+  turnMeans,
+} from "../../src/codebook/metric.ts";
+import { type CodecShape, pairStages, type Stage } from "../../src/core/codec.ts";
 import type { Tensor } from "../../src/gpu/tensor.ts";
 import { Calibration } from "../../src/llama/calibrate.ts";
 import { inside, load } from "../../src/llama/llama.ts";
@@ -8,7 +16,7 @@ import { randomLlama, writeFolder } from "../_llama.ts";
 import { relativeError } from "../_assert.ts";
 import { SHAPE, SMALL } from "./_small.ts";
 
-const { headDim: D, kvHeads } = SHAPE, { qHeads, hidden } = SMALL, P = D / 2;
+const { headDim: D, kvHeads } = SHAPE, { qHeads, hidden } = SMALL, P = D / 2, PAIRS = pairStages(D, 1, false);
 
 /** `E[x x']` of each KV head's vectors in the order of words, `at(head, i, c)` being channel c of a query head's i-th. */
 function moments(count: number, at: (head: number, i: number, c: number) => number): Float64Array {
@@ -48,7 +56,7 @@ Deno.test("calibration", async (t) => {
     const turns = turnMeans(model.frequencies), size = D * D;
     const want = Float64Array.from(all, (_, i) => i);
     for (let at = 0; at < all.length; at += size) want.set(queryMetric(all.subarray(at, at + size), turns, D), at);
-    const found = await calibration.metrics(1, { keys: true });
+    const found = await calibration.metrics(1, { keys: PAIRS });
     assertEquals(Object.keys(found), ["keys"]);
     assertSame(found.keys!, metricRoots(want, D));
   });
@@ -56,7 +64,7 @@ Deno.test("calibration", async (t) => {
   await t.step("the metric of values is that of the output projection", async () => {
     const o = model.named.get("blk.1.attn_output")!.numbers;
     const want = moments(hidden, (head, i, c) => o[i * qHeads * D + head * D + c]!);
-    assertSame((await calibration.metrics(1, { values: true })).values!, metricRoots(want, D));
+    assertSame((await calibration.metrics(1, { values: PAIRS })).values!, metricRoots(want, D));
   });
 
   await t.step("trainCodebooks() follows its switches", async () => {
@@ -70,6 +78,16 @@ Deno.test("calibration", async (t) => {
     const published = await train({ tied: true, valueMetric: "plain", beam: 1, bits: 1 });
     assertEquals([published.record.metric, published.layers[0]!.metrics], ["keys plain, values plain", undefined]);
     assertEquals(published.keys.stages[0], { kind: "pair", tied: true });
+    const stages: Stage[] = [{ kind: "pair", tied: false }, { kind: "sub", pairs: 4 }, { kind: "pair", tied: false }];
+    const mixed = await train({ stages: { values: stages } });
+    assertEquals(mixed.values, { headDim: D, stages: stages.slice(0, mixed.splits![2]!.values) });
+    assertEquals([mixed.splits![2]!.keys, mixed.keys.stages.length], [5, 5]);
+    expectMetric(mixed.values as CodecShape, mixed.layers[0]!.metrics!.values);
+    await assertRejects(
+      () => train({ stages: { keys: stages }, splits: { 2: { keys: 4, values: 2 } } }),
+      RangeError,
+      "3 are given",
+    );
   });
   await Deno.remove(folder, { recursive: true });
 });
