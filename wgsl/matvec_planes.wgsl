@@ -17,15 +17,13 @@
 // zeros. An infinity alone among a step's columns gives what matvec gives; more of them, or a NaN, give NaN.
 #import row_sums
 
-const WG: u32 = 256u;         // @param lanes per workgroup, at most 512; with subgroups whole ones
-const HELD: u32 = 1u;         // @param words of a row that a lane takes, 1 or 2; 1 of nibbles
+const WG: u32 = 256u;         // @param lanes per workgroup, one for every word of a row; with subgroups whole ones
 const NIBBLES: bool = false;  // @param Q4_0, not Q8_0
 const NORM: bool = false;     // @param
 const RESIDUAL: bool = false; // @param
 const GATED: bool = false;    // @param
-const_assert HELD == 1u || !NIBBLES;
 
-const ROWS: u32 = 8u / HELD; // at a time, with GATED half of them and their partners
+const ROWS: u32 = 8u; // at a time, with GATED half of them and their partners
 const OUTS: u32 = select(ROWS, ROWS / 2u, GATED);
 
 struct Params {
@@ -169,11 +167,10 @@ fn word_dot(bytes: vec4u, x: Columns) -> f32 {
     return fma(number(a), 65536.0, fma(number(b), 256.0, number(c)));
 }
 
-/// Where the k-th of a lane's eight words is, HELD of each of the rows from `row` on.
+/// Where the k-th of a lane's eight words is, one of each of the rows from `row` on.
 fn place(row: u32, k: u32, lane: u32) -> u32 {
-    let i = k / HELD;
-    let r = min(row + i % OUTS, params.rows - 1u) + i / OUTS * params.rows;
-    return r * params.words + min(lane + k % HELD * WG, params.words - 1u);
+    let r = min(row + k % OUTS, params.rows - 1u) + k / OUTS * params.rows;
+    return r * params.words + min(lane, params.words - 1u);
 }
 
 fn block_at(at: u32) -> u32 {
@@ -205,21 +202,16 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
     var words = eight(first, lane);
 
     let unit = select(lane, 2u * lane, NIBBLES);
-    let next = select(lane + WG, unit + 1u, NIBBLES);
     var low = x_unit(unit);
     var high = mat4x4f();
-    if NIBBLES || HELD == 2u { high = x_unit(next); }
+    if NIBBLES { high = x_unit(unit + 1u); }
     let room = rows_begin();
     if NORM {
         rows_note(room, vec4f(squares_of(low) + squares_of(high), 0.0, 0.0, 0.0), lane);
         low = times_gain(low, unit);
-        if NIBBLES || HELD == 2u { high = times_gain(high, next); }
+        if NIBBLES { high = times_gain(high, unit + 1u); }
     }
-    var beside = high;
-    if HELD == 2u { beside = mat4x4f(); }
-    let even = columns(low, beside); // of words 0, 2, 4 and 6
-    var odd = even;
-    if HELD == 2u { odd = columns(high, beside); }
+    let own = columns(low, high);
 
     let fits = min(select(room, room / 2u, GATED), WG);
     for (var base = first; base < end; base += fits) {
@@ -229,18 +221,14 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         var residual = 0.0;
         if RESIDUAL && writes { residual = out[mine]; }
         for (var row = base; row < stop; row += OUTS) {
-            let a = vec4f(part(words[0], row, 0u, lane, even), part(words[1], row, 1u, lane, odd),
-                part(words[2], row, 2u, lane, even), part(words[3], row, 3u, lane, odd));
-            let b = vec4f(part(words[4], row, 4u, lane, even), part(words[5], row, 5u, lane, odd),
-                part(words[6], row, 6u, lane, even), part(words[7], row, 7u, lane, odd));
+            let a = vec4f(part(words[0], row, 0u, lane, own), part(words[1], row, 1u, lane, own),
+                part(words[2], row, 2u, lane, own), part(words[3], row, 3u, lane, own));
+            let b = vec4f(part(words[4], row, 4u, lane, own), part(words[5], row, 5u, lane, own),
+                part(words[6], row, 6u, lane, own), part(words[7], row, 7u, lane, own));
             if row + OUTS < end { words = eight(row + OUTS, lane); }
             let at = (row - base) / OUTS * ROWS;
-            if HELD == 2u {
-                rows_note(at, vec4f(a.xz + a.yw, b.xz + b.yw), lane);
-            } else {
-                rows_note(at, a, lane);
-                rows_note(at + 4u, b, lane);
-            }
+            rows_note(at, a, lane);
+            rows_note(at + 4u, b, lane);
         }
         workgroupBarrier();
         if writes {

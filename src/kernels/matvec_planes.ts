@@ -12,41 +12,49 @@ const WORD_COLUMNS: Readonly<Partial<Record<WeightType, number>>> = { Q8_0: 16, 
 
 /** Rows and columns from which rounding x to planes pays. */
 const LEAST = 2048;
-/** What the kernel's workgroup memory has room for. */
-const MOST_LANES = 512;
+/** Of a workgroup, on any device: what many GPUs allow. */
+const MOST_LANES = 1024;
 /** Lanes of all workgroups together: more of them make the planes more often, and fewer leave a large GPU waiting. */
 const ALL_LANES = 65536;
+/**
+ * Lanes past which a workgroup is a whole processor's of a GPU: those of a large one are more than ALL_LANES would make
+ * workgroups, so that there are twice as many, about one each.
+ */
+const SHARING_LANES = 512;
 
 /** What the choice asks of a device. */
 export interface PlanesDevice {
   readonly subgroups: boolean;
   readonly packedDot: boolean;
   readonly subgroupLanes: number;
-  readonly limits: Pick<GPUSupportedLimits, "maxComputeInvocationsPerWorkgroup">;
+  readonly limits: Pick<GPUSupportedLimits, "maxComputeInvocationsPerWorkgroup" | "maxComputeWorkgroupStorageSize">;
 }
 
 /** How a row is shared, and the rows. */
 export interface MatvecPlanesVariant {
-  /** Of a workgroup: whole subgroups. */
+  /** Of a workgroup, one for every word of a row: whole subgroups. */
   readonly lanes: number;
-  /** Words of a row that a lane holds. */
-  readonly held: 1 | 2;
   /** About as many as share the rows. */
   readonly workgroups: number;
 }
 
-/** Picks a lane for every word of a row, or every two; `undefined` where another kernel is the right one. Pure. */
+/** Workgroup memory of so many lanes in bytes: parts of eight rows or more, of four besides, and what makes them. */
+export function matvecPlanesBytes(lanes: number, subgroups: boolean): number {
+  return 4 * (Math.max(1024, 2 * lanes) + lanes) + (subgroups ? 0 : 16 * lanes);
+}
+
+/** Picks a lane for every word of a row; `undefined` where another kernel is the right one. Pure. */
 export function chooseMatvecPlanes(
   { type, rows, cols }: WeightDims,
   { subgroups, packedDot, subgroupLanes, limits }: PlanesDevice,
 ): MatvecPlanesVariant | undefined {
   const columns = WORD_COLUMNS[type];
   if (!columns || !subgroups || !packedDot || rows < LEAST || cols < LEAST) return undefined;
-  const words = cols / columns, most = Math.min(MOST_LANES, limits.maxComputeInvocationsPerWorkgroup);
-  const held = words <= most ? 1 : 2, whole = Math.max(32, subgroupLanes);
-  const lanes = Math.ceil(words / held / whole) * whole;
-  if (held === 2 && type === "Q4_0" || lanes > most) return undefined;
-  return { lanes, held, workgroups: Math.ceil(ALL_LANES / lanes) };
+  const whole = Math.max(32, subgroupLanes), lanes = Math.ceil(cols / columns / whole) * whole;
+  const fits = lanes <= Math.min(MOST_LANES, limits.maxComputeInvocationsPerWorkgroup) &&
+    matvecPlanesBytes(lanes, subgroups) <= limits.maxComputeWorkgroupStorageSize;
+  const all = lanes > SHARING_LANES ? 2 * ALL_LANES : ALL_LANES;
+  return fits ? { lanes, workgroups: Math.ceil(all / lanes) } : undefined;
 }
 
 /** Multiplies one token by a matrix of Q8_0 or Q4_0 weights in integers. Borrows every tensor. */
@@ -58,18 +66,18 @@ export class MatvecPlanes {
     readonly variant: MatvecPlanesVariant,
   ) {}
 
-  /** For matrices of `type` whose rows are at most as many words as the variant's lanes hold. */
+  /** For matrices of `type` whose rows are at most as many words as the variant has lanes. */
   static async create(
     gpu: Gpu,
     type: WeightType,
     form: MatvecForm,
     variant: MatvecPlanesVariant,
   ): Promise<MatvecPlanes> {
-    const { norm = false, residual = false, gated = false } = form, { lanes: WG, held: HELD } = variant;
+    const { norm = false, residual = false, gated = false } = form, { lanes: WG } = variant;
     if (!WORD_COLUMNS[type]) {
       throw new TypeError(`Cannot multiply in integers as weights must be Q8_0 or Q4_0: ${type}`);
     }
-    const constants = { WG, HELD, NIBBLES: type === "Q4_0", NORM: norm, RESIDUAL: residual, GATED: gated };
+    const constants = { WG, NIBBLES: type === "Q4_0", NORM: norm, RESIDUAL: residual, GATED: gated };
     const kernel = await Kernel.create(gpu, matvec_planes, constants);
     return new MatvecPlanes(kernel, type, { norm, residual, gated }, variant);
   }
@@ -78,13 +86,13 @@ export class MatvecPlanes {
   encode(commands: Commands, weights: WeightMatrix, io: MatvecTensors, options: MatvecOptions = {}): void {
     expectMatvec(this.type, this.form, weights, io, options);
     const { x, out, gain = x } = io, { xOffset = 0, outOffset = 0, eps = 0 } = options, { cols, slices } = weights;
-    const { lanes, held, workgroups } = this.variant, words = cols / WORD_COLUMNS[this.type]!;
-    if (words > lanes * held) {
+    const { lanes, workgroups } = this.variant, words = cols / WORD_COLUMNS[this.type]!;
+    if (words > lanes) {
       throw new RangeError(
-        `Cannot multiply a vector by weights as rows must be at most ${lanes * held} words for this kernel: ${words}`,
+        `Cannot multiply a vector by weights as rows must be at most ${lanes} words for this kernel: ${words}`,
       );
     }
-    const halves = this.form.gated ? 2 : 1, group = 8 / held / halves;
+    const halves = this.form.gated ? 2 : 1, group = 8 / halves;
     for (const { row, rows: both, data, scales } of slices) {
       const rows = both / halves, span = group * Math.ceil(rows / workgroups / group);
       const params = { rows, words, quads: cols / 4, xQuad: xOffset / 4, outFirst: outOffset + row, span, eps };

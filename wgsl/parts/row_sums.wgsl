@@ -1,14 +1,15 @@
 // Sums over a workgroup of WG lanes, four rows at a time: lanes note their parts, and after a barrier anyone may add a
-// row up. WG is a multiple of 4, at most 512. Call from uniform flow only.
+// row up. WG is a multiple of 4. Call from uniform flow only.
 const ROW_LANES: u32 = 4u; // that make one part
+const ROW_PARTS: u32 = max(1024u, 2u * WG); // of eight rows at least
 
 var<workgroup> sh_lanes: array<vec4f, WG>;
 /// [row][part], and room for four rows more
-var<workgroup> sh_rows: array<f32, 1024u + WG>;
+var<workgroup> sh_rows: array<f32, ROW_PARTS + WG>;
 
 /// Call first: the rows that fit at once, a multiple of 8 and at least that; four more fit after these.
 fn rows_begin() -> u32 {
-    return (1024u * ROW_LANES / WG) & ~7u;
+    return (ROW_PARTS * ROW_LANES / WG) & ~7u;
 }
 
 /// Notes a lane's part of rows `row` to `row + 3`.

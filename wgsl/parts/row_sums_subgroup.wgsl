@@ -1,12 +1,14 @@
 // The functions of row_sums.wgsl on subgroups: lanes of a subgroup are consecutive, there are at least four of them,
 // and WG is whole subgroups.
+const ROW_PARTS: u32 = max(1024u, 2u * WG); // of eight rows at least, in the smallest subgroups
+
 var<private> subgroup_lanes: u32;
 /// [row][part], a part a subgroup, and room for four rows more
-var<workgroup> sh_rows: array<f32, 1024u + WG>;
+var<workgroup> sh_rows: array<f32, ROW_PARTS + WG>;
 
 fn rows_begin() -> u32 {
     subgroup_lanes = subgroupAdd(1u);
-    return (1024u * subgroup_lanes / WG) & ~7u;
+    return (ROW_PARTS * subgroup_lanes / WG) & ~7u;
 }
 
 /// Lanes that differ in a bit swap halves of what they hold, until each is left with one row.
