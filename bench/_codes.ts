@@ -1,5 +1,5 @@
 /** Packed streams for the benches over codes: the shape of an 8B LLaMA, one layer. */
-import { codeBits, type CodecShape, moreWords, pairStages, type Stage } from "../src/core/codec.ts";
+import { codeBits, type CodecShape, moreBits, pairStages, type Stage } from "../src/core/codec.ts";
 import { toF16Array } from "../src/core/f16.ts";
 import { moreRoom, moreSize } from "../src/core/pack.ts";
 import { Rng } from "../src/core/rng.ts";
@@ -34,10 +34,21 @@ export const CODECS: Readonly<Record<string, CodecShape>> = {
   "2p+3s8+s16": stages("p", "p", 8, 8, 8, 16),
 };
 
-/** Two tiers as a 64-channel model's default scales to this shape, at 1 bit: further codes for 12 and 20 % of tokens. */
-export const TIERS: Readonly<Record<"keys" | "values", { readonly codec: CodecShape; readonly share: number }>> = {
-  keys: { codec: { ...pairStages(HEADS.headDim, 26, false), base: 10 }, share: 0.12 },
-  values: { codec: { ...pairStages(HEADS.headDim, 14, false), base: 4 }, share: 0.2 },
+/** A codec, and the share of tokens that have further codes. */
+interface Side {
+  readonly codec: CodecShape;
+  readonly share: number;
+}
+
+/** Keys and values in one tier of each codec, and in two as a 64-channel model's default scales to this shape, at 1 bit. */
+export const SIDES: Readonly<Record<string, Readonly<Record<"keys" | "values", Side>>>> = {
+  ...Object.fromEntries(
+    Object.entries(CODECS).map(([name, codec]) => [name, { keys: { codec, share: 0 }, values: { codec, share: 0 } }]),
+  ),
+  tiers: {
+    keys: { codec: { ...pairStages(HEADS.headDim, 26, false), base: 10 }, share: 0.12 },
+    values: { codec: { ...pairStages(HEADS.headDim, 14, false), base: 4 }, share: 0.2 },
+  },
 };
 
 const rng = new Rng(3), noise = Uint32Array.from({ length: 2 ** 18 }, () => rng.u32());
@@ -81,7 +92,7 @@ function further(codec: CodecShape, tokens: number, share: number): Tensor {
 /** A stream of `tokens` random codes; `part` of the bytes to rotate are its, and `share` of its tokens have further codes. */
 export function stream(codec: CodecShape, tokens: number, part = 1, share = 0): Stream {
   const { kvHeads } = HEADS, codeBlocks = tokens / 32, shapes = codeShapes({ codec, kvHeads, codeBlocks });
-  const ofTiers = kvHeads * (share * 4 * moreWords(codec) + (share > 0 ? 0.25 : 0));
+  const ofTiers = kvHeads * (share * moreBits(codec) / 8 + (share > 0 ? 0.25 : 0));
   const bytes = tokens * (kvHeads * codeBits(codec) / 8 + 2 + ofTiers), owned = new DisposableStack();
   const count = Math.ceil((software ? 2 ** 20 : ROTATE_BYTES) * part / bytes);
   const scaleBits = toF16Array(new Float32Array(tokens).fill(0.03));

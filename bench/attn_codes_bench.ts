@@ -14,9 +14,9 @@ import {
   queries,
   repetitions,
   rope,
+  SIDES,
   software,
   stream,
-  TIERS,
 } from "./_codes.ts";
 import { ROTATE_BYTES, time } from "./_harness.ts";
 
@@ -53,11 +53,7 @@ for (const tokens of CONTEXTS) {
       tokens,
     );
   }
-  const plain = Object.entries(CODECS).map(([name, codec]) => {
-    const side = { codec, share: 0 };
-    return [name, { keys: side, values: side }] as const;
-  });
-  for (const [name, of] of [...plain, ["tiers", TIERS] as const]) {
+  for (const [name, of] of Object.entries(SIDES)) {
     const dims = { qHeads, kvHeads, keys: of.keys.codec, values: of.values.codec };
     using keys = stream(of.keys.codec, tokens, 0.5, of.keys.share);
     using values = stream(of.values.codec, tokens, 0.5, of.values.share);

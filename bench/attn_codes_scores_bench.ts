@@ -6,14 +6,14 @@ import {
   chooseAttnCodesScores,
 } from "../src/kernels/attn_codes_scores.ts";
 import type { TableLayout } from "../src/kernels/packed_codes.ts";
-import { CODECS, gpu, HEADS, LONGEST, perToken, queries, repetitions, rope, software, stream } from "./_codes.ts";
+import { gpu, HEADS, LONGEST, perToken, queries, repetitions, rope, SIDES, software, stream } from "./_codes.ts";
 import { time } from "./_harness.ts";
 
 using ropeTable = rope(gpu);
 using q = queries(gpu);
-for (const [name, codec] of Object.entries(CODECS)) {
+for (const [name, { keys: { codec, share } }] of Object.entries(SIDES)) {
   const dims = { ...HEADS, codec }, chosen = chooseAttnCodesScores(dims, gpu);
-  using keys = stream(codec, LONGEST);
+  using keys = stream(codec, LONGEST, 1, share);
   const changes: Partial<AttnCodesScoresVariant>[] = software ? [{}] : [
     {},
     ...(["words_f16", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),
@@ -32,8 +32,8 @@ for (const [name, codec] of Object.entries(CODECS)) {
       `scores ${name} ${words} token=${tokenLanes} lanes=${lanes} wgs=${workgroups}`,
       keys.bytes + scores.byteLength,
       (commands, i) => {
-        const { codes, scales } = keys.copies[i % keys.copies.length]!;
-        op.encode(commands, { q, ropeTable, scores, codes, scales, table: keys.table, quads: keys.quads }, {
+        const copy = keys.copies[i % keys.copies.length]!;
+        op.encode(commands, { q, ropeTable, scores, ...copy, table: keys.table, quads: keys.quads }, {
           tokens: LONGEST,
         });
       },

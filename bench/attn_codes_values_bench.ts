@@ -3,13 +3,13 @@ import { codeScoresShape } from "../src/core/shapes.ts";
 import { AttnCodesValues, chooseAttnCodesValues } from "../src/kernels/attn_codes_values.ts";
 import type { TableLayout } from "../src/kernels/packed_codes.ts";
 import { random } from "./_attn.ts";
-import { CODECS, gpu, HEADS, LONGEST, perToken, repetitions, software, stream } from "./_codes.ts";
+import { gpu, HEADS, LONGEST, perToken, repetitions, SIDES, software, stream } from "./_codes.ts";
 import { time } from "./_harness.ts";
 
 const { qHeads, headDim } = HEADS;
-for (const [name, codec] of Object.entries(CODECS)) {
+for (const [name, { values: { codec, share } }] of Object.entries(SIDES)) {
   const dims = { ...HEADS, codec }, chosen = chooseAttnCodesValues(dims, gpu);
-  using values = stream(codec, LONGEST);
+  using values = stream(codec, LONGEST, 1, share);
   const changes: Partial<TableLayout>[] = software ? [{}] : [
     {},
     ...(["words_f16", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),
@@ -29,8 +29,8 @@ for (const [name, codec] of Object.entries(CODECS)) {
       `values ${name} ${words} token=${tokenLanes} lanes=${lanes} wgs=${workgroups}`,
       values.bytes + scores.byteLength,
       (commands, i) => {
-        const { codes, scales } = values.copies[i % values.copies.length]!, { table, quads } = values;
-        op.encode(commands, { scores, codes, scales, table, quads, partialO, partialMd }, { tokens: LONGEST });
+        const copy = values.copies[i % values.copies.length]!, { table, quads } = values;
+        op.encode(commands, { scores, ...copy, table, quads, partialO, partialMd }, { tokens: LONGEST });
       },
       { repetitions },
     );

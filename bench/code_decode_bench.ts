@@ -1,13 +1,13 @@
 /** Packed codes decoded to half precision, as prefill over a compressed past needs them. */
 import { codeDecodeShapes } from "../src/core/shapes.ts";
 import { CodeDecode } from "../src/kernels/code_decode.ts";
-import { CODECS, gpu, HEADS, LONGEST, repetitions, rope, software, stream } from "./_codes.ts";
+import { gpu, HEADS, LONGEST, repetitions, rope, SIDES, software, stream } from "./_codes.ts";
 import { time } from "./_harness.ts";
 
 using ropeTable = rope(gpu);
 const { kvHeads } = HEADS, tokens = Math.min(LONGEST, 8192), tableRows = ropeTable.shape[0]!;
-for (const [name, codec] of Object.entries(CODECS)) {
-  using packed = stream(codec, LONGEST);
+for (const [name, { keys: { codec, share } }] of Object.entries(SIDES)) {
+  using packed = stream(codec, LONGEST, 1, share);
   const shapes = codeDecodeShapes({ codec, kvHeads, codeBlocks: 0, capacity: tokens, tableRows });
   using out = gpu.alloc("out", "u32", shapes.out);
   for (const rotate of [false, true]) {

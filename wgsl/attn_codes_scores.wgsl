@@ -14,12 +14,14 @@
 //   scores      Heads  [K][CHUNKS][capacity]
 //
 // Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads. TOKEN_LANES lanes take eight tokens of a
-// head, four pairs of a row (16 bytes) each. COMMUTED takes the tables of q_table, one a query head, with HEADS = 1.
+// head, four pairs of a row (16 bytes) each. Further stages follow, of eight tokens that have them at a time, added to
+// scores that the workgroup has written. COMMUTED takes the tables of q_table, one a query head, with HEADS = 1.
 #import heads_4    // @param HEADS_PART heads_1, heads_2 or heads_4
 #import words_half // @param WORDS words_half, words_f16 or words_f32
 #import octet
 #import further
 #import turns
+#import token_scale
 #import fold
 
 const WG: u32 = 64u;            // @param lanes per workgroup
@@ -31,7 +33,7 @@ const STAGES: u32 = 11u;        // @param stages of all tokens
 const MORE: u32 = 0u;           // @param further stages of some
 const ROWS: u32 = 1408u;        // @param rows of the table
 const BITS: u32 = 132u;         // @param bits of a token and head
-const MORE_WORDS: u32 = 0u;     // @param words of a token's further codes
+const MORE_BITS: u32 = 0u;      // @param bits of a token's further codes
 const COMMUTED: bool = false;   // @param tables are of queries times words
 const QUADS: u32 = HEAD_DIM / 8u;
 const GROUPS: u32 = WG / TOKEN_LANES;
@@ -83,22 +85,6 @@ fn query_dot(x: Query, turn: Turn, word: Words) -> Heads {
     return fma(x.im3, Heads(y.im.w), fma(x.im2, Heads(y.im.z), fma(x.im1, Heads(y.im.y), fma(x.im0, Heads(y.im.x), re))));
 }
 
-/// Adds to the lane's part of token `t`.
-fn eight_add(x: Eight, t: u32, y: Heads) -> Eight {
-    var sum = x;
-    switch t {
-        case 0u: { sum.a += y; }
-        case 1u: { sum.b += y; }
-        case 2u: { sum.c += y; }
-        case 3u: { sum.d += y; }
-        case 4u: { sum.e += y; }
-        case 5u: { sum.f += y; }
-        case 6u: { sum.g += y; }
-        default: { sum.h += y; }
-    }
-    return sum;
-}
-
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) wg: vec3u,
@@ -109,6 +95,7 @@ fn main(
     let group = lane / TOKEN_LANES;
     let own = lane % TOKEN_LANES;
     let head = wg.y / CHUNKS;
+    let kv_heads = grid.y / CHUNKS;
     let chunk = wg.y % CHUNKS;
 
     let held = f32(own < QUADS); // the last lanes may lie past the row's end
@@ -133,8 +120,8 @@ fn main(
     for (var n = begin; n < end; n += GROUPS) {
         let octet = min(n + group, octets - 1u);
         let token = params.first + 8u * octet;
-        let block = (token >> 5u) * (grid.y / CHUNKS) + head;
-        let x = octet_decode(block * BITS, (token >> 3u) & 3u, row, quad, 0u, STAGES);
+        let block = ((token >> 5u) * kv_heads + head) * BITS;
+        let x = octet_decode(false, block, (token >> 3u) & 3u, row, quad);
 
         var part: Eight;
         var turn = turn_at(params.base + token, quad);
@@ -153,22 +140,38 @@ fn main(
         part.g = query_dot(own_q, turn, x.g);
         turn = turn_mul(turn, step);
         part.h = query_dot(own_q, turn, x.h);
-        if MORE > 0u {
-            var further = further_of(block, head, (token >> 3u) & 3u);
-            while further.left != 0u {
-                let t = firstTrailingBit(further.left);
-                let turned = turn_at(params.base + token + t, quad);
-                let extra = query_dot(own_q, turned, further_decode(further.at, row, quad));
-                part = eight_add(part, t, extra);
-                further = Further(further.left & (further.left - 1u), further.at + MORE_WORDS);
-            }
-        }
 
         let sum = fold_eight(part, lane);
         let at = 8u * octet + (own & 7u);
-        if own < 8u && at < params.tokens && n + group < end {
-            let both = unpack2x16float(scales[(params.first + at) >> 1u]);
-            scores[out + at] = sum * select(both.x, both.y, (at & 1u) != 0u);
+        if own < 8u && at < params.tokens && n + group < end { scores[out + at] = sum * scale_at(at); }
+    }
+    if MORE > 0u {
+        storageBarrier(); // scores of the stages of all are added to
+        let first = params.first + 8u * begin;
+        let last = params.first + min(8u * end, params.tokens);
+        let ranks = further_ranks(first, last, head, kv_heads);
+        for (var rank = ranks.x & ~7u; rank < ranks.y; rank += 8u * GROUPS) {
+            further_list(first, last, head, kv_heads, rank, lane);
+            let list = 8u * group;
+            var part: Eight;
+            if rank + list < ranks.y {
+                let x = further_decode(head, rank + list, row, quad);
+                part.a = query_dot(own_q, turn_at(params.base + sh_tokens[list], quad), x.a);
+                part.b = query_dot(own_q, turn_at(params.base + sh_tokens[list + 1u], quad), x.b);
+                part.c = query_dot(own_q, turn_at(params.base + sh_tokens[list + 2u], quad), x.c);
+                part.d = query_dot(own_q, turn_at(params.base + sh_tokens[list + 3u], quad), x.d);
+                part.e = query_dot(own_q, turn_at(params.base + sh_tokens[list + 4u], quad), x.e);
+                part.f = query_dot(own_q, turn_at(params.base + sh_tokens[list + 5u], quad), x.f);
+                part.g = query_dot(own_q, turn_at(params.base + sh_tokens[list + 6u], quad), x.g);
+                part.h = query_dot(own_q, turn_at(params.base + sh_tokens[list + 7u], quad), x.h);
+            }
+
+            let sum = fold_eight(part, lane);
+            let i = list + (own & 7u);
+            if own < 8u && rank + i >= ranks.x && rank + i < ranks.y {
+                let at = sh_tokens[i] - params.first;
+                scores[out + at] += sum * scale_at(at);
+            }
         }
     }
 }

@@ -15,8 +15,8 @@
 //
 // Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads. A workgroup
 // finds its split's largest scores, then turns two tokens a lane into weights at a time; TOKEN_LANES lanes decode eight
-// tokens, four pairs of a row each, and add them up for all heads of the chunk. A split without tokens has
-// m = F32_LOWEST, d = 0, o = 0.
+// tokens, four pairs of a row each, and add them up for all heads of the chunk. Further stages follow, of eight tokens
+// that have them at a time, each weighed again. A split without tokens has m = F32_LOWEST, d = 0, o = 0.
 #import heads_4    // @param HEADS_PART heads_1, heads_2 or heads_4
 #import words_half // @param WORDS words_half or words_f16
 #import octet
@@ -34,7 +34,7 @@ const STAGES: u32 = 11u;       // @param stages of all tokens
 const MORE: u32 = 0u;          // @param further stages of some
 const ROWS: u32 = 1408u;       // @param rows of the table
 const BITS: u32 = 132u;        // @param bits of a token and head
-const MORE_WORDS: u32 = 0u;    // @param words of a token's further codes
+const MORE_BITS: u32 = 0u;     // @param bits of a token's further codes
 const QUADS: u32 = HEAD_DIM / 8u;
 const GROUPS: u32 = WG / TOKEN_LANES;
 const STEP: u32 = 8u * GROUPS; // tokens that are decoded at a time
@@ -60,6 +60,18 @@ struct Params {
 
 var<workgroup> sh_heads: array<Heads, 2u * WG>;
 
+/// Adds eight tokens by their weights from `first` on.
+fn sums_add_eight(o: Sums, first: u32, x: Octet) -> Sums {
+    var sum = sums_add(o, sh_heads[first], x.a);
+    sum = sums_add(sum, sh_heads[first + 1u], x.b);
+    sum = sums_add(sum, sh_heads[first + 2u], x.c);
+    sum = sums_add(sum, sh_heads[first + 3u], x.d);
+    sum = sums_add(sum, sh_heads[first + 4u], x.e);
+    sum = sums_add(sum, sh_heads[first + 5u], x.f);
+    sum = sums_add(sum, sh_heads[first + 6u], x.g);
+    return sums_add(sum, sh_heads[first + 7u], x.h);
+}
+
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) wg: vec3u,
@@ -68,6 +80,7 @@ fn main(
 ) {
     let group = lane / TOKEN_LANES;
     let head = wg.y / CHUNKS;
+    let kv_heads = grid.y / CHUNKS;
     let chunk = wg.y % CHUNKS;
     let own = lane % TOKEN_LANES; // may lie past the row's end
     let quad = min(own, QUADS - 1u);
@@ -94,29 +107,34 @@ fn main(
         workgroupBarrier();
         for (var i = 8u * group; i < min(TILE, end - tile); i += STEP) {
             let token = params.first + tile + i;
-            let block = (token >> 5u) * (grid.y / CHUNKS) + head;
-            let x = octet_decode(block * BITS, (token >> 3u) & 3u, head * ROWS, quad, 0u, STAGES);
-            o = sums_add(o, sh_heads[i], x.a);
-            o = sums_add(o, sh_heads[i + 1u], x.b);
-            o = sums_add(o, sh_heads[i + 2u], x.c);
-            o = sums_add(o, sh_heads[i + 3u], x.d);
-            o = sums_add(o, sh_heads[i + 4u], x.e);
-            o = sums_add(o, sh_heads[i + 5u], x.f);
-            o = sums_add(o, sh_heads[i + 6u], x.g);
-            o = sums_add(o, sh_heads[i + 7u], x.h);
-            if MORE > 0u {
-                var further = further_of(block, head, (token >> 3u) & 3u);
-                while further.left != 0u {
-                    let t = firstTrailingBit(further.left);
-                    o = sums_add(o, sh_heads[i + t], further_decode(further.at, head * ROWS, quad));
-                    further = Further(further.left & (further.left - 1u), further.at + MORE_WORDS);
+            let block = ((token >> 5u) * kv_heads + head) * BITS;
+            o = sums_add_eight(o, i, octet_decode(false, block, (token >> 3u) & 3u, head * ROWS, quad));
+        }
+    }
+    if MORE > 0u {
+        let first = params.first + begin;
+        let last = params.first + end;
+        let ranks = further_ranks(first, last, head, kv_heads);
+        for (var rank = ranks.x & ~7u; rank < ranks.y; rank += STEP) {
+            further_list(first, last, head, kv_heads, rank, lane);
+            if lane < STEP {
+                var w = Heads();
+                if rank + lane >= ranks.x && rank + lane < ranks.y {
+                    let t = sh_tokens[lane] - params.first;
+                    w = exp(scores[scored + t] - m) * scale_at(t);
                 }
+                sh_heads[lane] = w;
+            }
+            workgroupBarrier();
+            let own_rank = rank + 8u * group;
+            if own_rank < ranks.y {
+                o = sums_add_eight(o, 8u * group, further_decode(head, own_rank, head * ROWS, quad));
             }
         }
     }
 
     let heads = GROUP - min(chunk * HEADS, GROUP);
-    let out = ((params.state + wg.x) * grid.y / CHUNKS + head) * GROUP + chunk * HEADS;
+    let out = ((params.state + wg.x) * kv_heads + head) * GROUP + chunk * HEADS;
     sums_store(o, out, heads, quad, own < QUADS, lane);
     let d_all = workgroup_sum4(heads_all(d), lane);
     let m_all = heads_all(m);

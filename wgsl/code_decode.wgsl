@@ -7,14 +7,13 @@
 //   quads       u32    [S][P/4][2]          parts/octet.wgsl
 //   scales      f16    [T]                  packed in pairs
 //   rope_table  vec2f  [256 + context/256][P]
-//   more        u32                         further codes of some tokens, parts/further.wgsl
+//   more        u32                         further codes of some tokens: src/core/pack.ts, codes from params.more_at on
 //   out         f16    [K][capacity][HEAD_DIM], packed in pairs
 //
 // A lane takes four pairs of eight tokens: x covers octets and quads, y heads. What half precision cannot hold is
 // clamped to its largest.
 #import words_half // @param WORDS words_half or words_f16
 #import octet
-#import further
 #import turns
 
 const WG: u32 = 64u;          // @param lanes per workgroup
@@ -23,7 +22,7 @@ const STAGES: u32 = 11u;      // @param stages of all tokens
 const MORE: u32 = 0u;         // @param further stages of some
 const ROWS: u32 = 1408u;      // @param rows of the table
 const BITS: u32 = 132u;       // @param bits of a token and head
-const MORE_WORDS: u32 = 0u;   // @param words of a token's further codes
+const MORE_BITS: u32 = 0u;    // @param bits of a token's further codes
 const ROTATE: bool = false;   // @param keys come out rotated
 const QUADS: u32 = HEAD_DIM / 8u;
 const F16_HIGHEST: f32 = 65504.0;
@@ -63,6 +62,38 @@ fn store(x: Words, head: u32, t: u32, quad: u32) {
     out[at + QUADS] = pack(y.im);
 }
 
+/// The sum of the further stages of the token of a head whose rank is `rank`.
+fn further_words(head: u32, rank: u32, quad: u32) -> Words {
+    let block = params.more_at + (head * (params.room >> 5u) + (rank >> 5u)) * MORE_BITS;
+    var x = words_none();
+    for (var s = STAGES; s < STAGES + MORE; s++) {
+        let field = quads[s * QUADS + quad];
+        let is_pair = field.x >= STAGE_PAIR;
+        let bit = (rank & 31u) * select(8u, 12u, is_pair);
+        let word = block + (field.x & 0xffffu) + (bit >> 5u);
+        let code = (more[word] >> (bit & 31u)) | ((more[word + 1u] << 1u) << (31u - (bit & 31u)));
+        let first = (head * ROWS + field.y) * QUADS + quad;
+        if is_pair { x = octet_pair(x, first, code); } else { x = octet_sub(x, first, code); }
+    }
+    return x;
+}
+
+/// Adds to token `t` of the octet.
+fn octet_add(x: Octet, t: u32, y: Words) -> Octet {
+    var sum = x;
+    switch t {
+        case 0u: { sum.a = words_add(x.a, y); }
+        case 1u: { sum.b = words_add(x.b, y); }
+        case 2u: { sum.c = words_add(x.c, y); }
+        case 3u: { sum.d = words_add(x.d, y); }
+        case 4u: { sum.e = words_add(x.e, y); }
+        case 5u: { sum.f = words_add(x.f, y); }
+        case 6u: { sum.g = words_add(x.g, y); }
+        default: { sum.h = words_add(x.h, y); }
+    }
+    return sum;
+}
+
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) wg: vec3u,
@@ -75,12 +106,14 @@ fn main(
     if t >= params.tokens { return; }
     let token = params.first + t;
     let block = (token >> 5u) * grid.y + wg.y;
-    var x = octet_decode(block * BITS, (token >> 3u) & 3u, wg.y * ROWS, quad, 0u, STAGES);
+    var x = octet_decode(false, block * BITS, (token >> 3u) & 3u, wg.y * ROWS, quad);
     if MORE > 0u {
-        var further = further_of(block, wg.y, (token >> 3u) & 3u);
-        while further.left != 0u {
-            x = octet_add(x, firstTrailingBit(further.left), further_decode(further.at, wg.y * ROWS, quad));
-            further = Further(further.left & (further.left - 1u), further.at + MORE_WORDS);
+        let mask = more[2u * block];
+        let octet = token & 24u;
+        var rank = more[2u * block + 1u] + countOneBits(mask & ((1u << octet) - 1u));
+        for (var left = (mask >> octet) & 255u; left != 0u; left &= left - 1u) {
+            x = octet_add(x, firstTrailingBit(left), further_words(wg.y, rank, quad));
+            rank++;
         }
     }
     store(x.a, wg.y, t, quad);

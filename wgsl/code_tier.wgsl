@@ -5,17 +5,18 @@
 //   residual    f32    [K][capacity][HEAD_DIM][32]   what the first stages left (code_beam)
 //   scales      f16    [T]                           packed in pairs; of the first token from `scale` on
 //   thresholds  f32    [K]
-//   fields      vec4u  [FIELDS]                      only the last entry is read: 0 for a field of 12 bits, else 8
+//   fields      vec4u  [FIELDS]                      only the last number is read: 0 for a field of 12 bits, else 8
 //   all         u32    [K][capacity][32][FIELDS]     codes of all stages, found together
 //   raw         u32    [K][capacity][32][FEW]        codes of the first stages; of a token with further codes, those of `all`
 //   more        u32                                  index and further codes (src/core/pack.ts), blocks from `block` on
 //
-// One workgroup per head, over 256 tokens at a time.
+// One workgroup per head, over 256 tokens at a time. Places of further codes may hold others, from before a rewind: they
+// are cleared before the first is written.
 const WG: u32 = 256u;
 const HEAD_DIM: u32 = 128u; // @param channels per head
 const FIELDS: u32 = 12u;    // @param codes of a token in all stages
 const FEW: u32 = 5u;        // @param codes of a token in the first stages
-const MORE_WORDS: u32 = 3u; // @param words of a token's further codes
+const MORE_BITS: u32 = 84u; // @param bits of a token's further codes
 
 struct Params {
     tokens: u32,
@@ -33,7 +34,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> fields: array<vec4u>;
 @group(0) @binding(5) var<storage, read> all: array<u32>;
 @group(0) @binding(6) var<storage, read_write> raw: array<u32>;
-@group(0) @binding(7) var<storage, read_write> more: array<u32>;
+@group(0) @binding(7) var<storage, read_write> more: array<atomic<u32>>;
 
 var<workgroup> sh_masks: array<atomic<u32>, 8>;
 
@@ -51,26 +52,47 @@ fn passes(head: u32, t: u32) -> bool {
     return error * scale * scale > thresholds[head];
 }
 
-/// Writes token t's codes: the first to `raw`, the others to the entry that begins at word `at`.
-fn write_codes(head: u32, t: u32, entry: u32) {
+/// Bits of a field.
+fn width(field: u32) -> u32 {
+    return select(8u, 12u, fields[field].w == 0u);
+}
+
+/// First word of the block of a head's further codes that holds a rank.
+fn further_block(head: u32, rank: u32) -> u32 {
+    return params.more_at + (head * (params.room >> 5u) + (rank >> 5u)) * MORE_BITS;
+}
+
+/// Clears the places of ranks `[first, last)`, at most WG, and of those after them in the last's block: a lane for each
+/// word of a field, by sixteens.
+fn clear(head: u32, first: u32, last: u32, lane: u32) {
+    let rank = (first & ~31u) + 32u * (lane >> 4u);
+    let word = lane & 15u;
+    if rank >= last { return; }
+    var at = further_block(head, rank) + word;
+    for (var f = FEW; f < FIELDS; f++) {
+        let bits = width(f);
+        let kept = max(first, rank) - rank; // ranks of the block that stay
+        if word < bits && kept * bits < 32u * word + 32u {
+            atomicAnd(&more[at], below(max(kept * bits, 32u * word) - 32u * word));
+        }
+        at += bits;
+    }
+}
+
+/// Writes token t's codes: the first to `raw`, the others to the place of its rank, which was cleared.
+fn write_codes(head: u32, t: u32, rank: u32) {
     let token = head * params.capacity * 32u + t;
     for (var f = 0u; f < FEW; f++) { raw[token * FEW + f] = all[token * FIELDS + f]; }
-    var at = entry;
-    var word = 0u;
-    var bit = 0u;
+    var block = further_block(head, rank);
     for (var f = FEW; f < FIELDS; f++) {
         let code = all[token * FIELDS + f];
-        let bits = select(8u, 12u, fields[f].w == 0u);
-        word |= code << bit;
-        bit += bits;
-        if bit >= 32u {
-            more[at] = word;
-            at++;
-            bit -= 32u;
-            word = code >> (bits - bit);
-        }
+        let bits = width(f);
+        let bit = (rank & 31u) * bits;
+        let at = block + (bit >> 5u);
+        atomicOr(&more[at], code << (bit & 31u));
+        if (bit & 31u) + bits > 32u { atomicOr(&more[at + 1u], code >> (32u - (bit & 31u))); }
+        block += bits;
     }
-    if bit > 0u { more[at] = word; }
 }
 
 @compute @workgroup_size(WG)
@@ -84,7 +106,7 @@ fn main(
     var count = 0u; // of the head's earlier tokens that have further codes
     if params.held > 0u {
         let at = 2u * ((params.block - 1u) * grid.x + head);
-        count = more[at + 1u] + countOneBits(more[at] & (0xffffffffu >> (32u - params.held)));
+        count = atomicLoad(&more[at + 1u]) + countOneBits(atomicLoad(&more[at]) & (0xffffffffu >> (32u - params.held)));
     }
     for (var tile = 0u; tile < params.tokens; tile += WG) {
         let t = tile + lane;
@@ -93,6 +115,7 @@ fn main(
         let missed = passes(head, t);
         if missed { atomicOr(&sh_masks[own], 1u << (lane & 31u)); }
         workgroupBarrier();
+        let before = count;
         var first = count; // of the lane's block
         for (var b = 0u; b < 8u; b++) {
             let tokens = countOneBits(atomicLoad(&sh_masks[b]));
@@ -101,18 +124,18 @@ fn main(
         }
         count = min(count, params.room);
         first = min(first, params.room);
-        let entry = first + countOneBits(atomicLoad(&sh_masks[own]) & below(lane & 31u));
+        let rank = first + countOneBits(atomicLoad(&sh_masks[own]) & below(lane & 31u));
         workgroupBarrier();
-        if missed && entry >= params.room { atomicAnd(&sh_masks[own], ~(1u << (lane & 31u))); }
+        if missed && rank >= params.room { atomicAnd(&sh_masks[own], ~(1u << (lane & 31u))); }
+        clear(head, before, count, lane);
+        storageBarrier();
         workgroupBarrier();
         if (lane & 31u) == 0u && t < params.tokens {
             let at = 2u * ((params.block + (t >> 5u)) * grid.x + head);
-            more[at] = atomicLoad(&sh_masks[own]);
-            more[at + 1u] = first;
+            atomicStore(&more[at], atomicLoad(&sh_masks[own]));
+            atomicStore(&more[at + 1u], first);
         }
-        if missed && entry < params.room {
-            write_codes(head, t, params.more_at + (head * params.room + entry) * MORE_WORDS);
-        }
+        if missed && rank < params.room { write_codes(head, t, rank); }
         workgroupBarrier(); // the masks are cleared next
     }
 }

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { codeBits, moreWords } from "../core/codec.ts";
-import { BLOCK } from "../core/pack.ts";
+import { codeBits, moreBits } from "../core/codec.ts";
+import { BLOCK, blocks, putRanks } from "../core/pack.ts";
 import type { Commands } from "../gpu/commands.ts";
 import { elements, type Tensor } from "../gpu/tensor.ts";
 import { type CodeAttention, sizesOf } from "./code_attention.ts";
@@ -353,14 +353,14 @@ export class CodeCache implements KvCache {
     );
   }
 
-  /** The index of `count` blocks, and the codes of as many tokens as may have further ones. */
+  /** The index of `count` blocks, and the blocks of as many tokens as may have further codes. */
   #furtherArrays(name: string, side: "keys" | "values", more: Tensor, count: number): CacheArray[] {
     const { attention: { gpu, exact: { dims: { kvHeads } }, ...attention }, capacity } = this;
     const { encoder: { codec } } = attention[side], sizes = sizesOf(attention[side], kvHeads, capacity);
-    const words = moreWords(codec), rows = Math.min(sizes.room, count * BLOCK);
+    const bits = moreBits(codec), rows = Math.min(sizes.room / BLOCK, count);
     const parts = Array.from({ length: kvHeads }, (_, k) => ({
-      from: 2 * sizes.count * kvHeads + k * sizes.room * words,
-      count: rows * words,
+      from: 2 * sizes.count * kvHeads + k * sizes.room / BLOCK * bits,
+      count: rows * bits,
     }));
     const index = { from: 0, count: count * kvHeads * 2 };
     return [
@@ -369,7 +369,7 @@ export class CodeCache implements KvCache {
         read: () => readWords(gpu, more, [index]),
       },
       {
-        ...{ name: `${name}.further`, dtype: "U32", shape: [kvHeads, rows, words], mostRows: count * BLOCK },
+        ...{ name: `${name}.further`, dtype: "U32", shape: [kvHeads, rows, bits], mostRows: count },
         read: () => readWords(gpu, more, parts),
       },
     ];
@@ -389,21 +389,31 @@ export class CodeCache implements KvCache {
   ): Promise<void> {
     const { gpu, exact: { dims: { kvHeads } }, ...attention } = this.attention,
       { encoder: { codec } } = attention[side];
-    const words = moreWords(codec), { count, room } = sizesOf(attention[side], kvHeads, this.capacity);
+    const bits = moreBits(codec), { count, room } = sizesOf(attention[side], kvHeads, this.capacity);
     const last = { from: 2 * (base - 1) * kvHeads, count: 2 * kvHeads };
     const before = held > 0 ? new Uint32Array(await readWords(gpu, more, [last])) : undefined;
-    const rows = further.length / kvHeads / words;
-    for (let k = 0; k < kvHeads; k++) {
-      const taken = before ? before[2 * k + 1]! + bitCount(before[2 * k]! & (0xffffffff >>> (32 - held))) : 0;
-      for (let at = 2 * k; at < index.length; at += 2 * kvHeads) {
-        const start = taken + index[at + 1]!;
-        for (let mask = index[at]!, entry = start; mask !== 0; mask &= mask - 1, entry++) {
-          if (entry >= room) index[at]! &= ~(mask & -mask);
-        }
-        index[at + 1] = Math.min(start, room);
+    const taken = Array.from(
+      { length: kvHeads },
+      (_, k) => before ? before[2 * k + 1]! + bitCount(before[2 * k]! & (0xffffffff >>> (32 - held))) : 0,
+    );
+    // Blocks that the codes held end amid, or at.
+    const ends = taken.map((rank, k) => ({
+      from: 2 * count * kvHeads + (k * room / BLOCK + (rank >>> 5)) * bits,
+      count: rank < room ? bits : 0,
+    }));
+    const ours = new Uint32Array(await readWords(gpu, more, ends)), rows = further.length / kvHeads / bits;
+    let at = 0;
+    for (const [k, { from, count }] of ends.entries()) {
+      const own = taken[k]! % BLOCK, fits = Math.min(rows * BLOCK, shiftRanks(index, kvHeads, k, taken[k]!, room));
+      const theirs = further.subarray(k * rows * bits, (k * rows + blocks(fits)) * bits);
+      let words = theirs;
+      if (own > 0) {
+        words = new Uint32Array(blocks(own + fits) * bits);
+        putRanks(codec, words, 0, ours.subarray(at, at + bits), own);
+        putRanks(codec, words, own, theirs, fits);
       }
-      const fits = Math.min(rows, room - taken) * words, to = 2 * count * kvHeads + (k * room + taken) * words;
-      if (fits > 0) gpu.write(more, further.subarray(k * rows * words, k * rows * words + fits), 4 * to);
+      if (fits > 0) gpu.write(more, words, 4 * from);
+      at += count;
     }
     gpu.write(more, index, 4 * 2 * base * kvHeads);
   }
@@ -479,6 +489,23 @@ export class CodeCache implements KvCache {
   [Symbol.dispose](): void {
     this.#owned.dispose();
   }
+}
+
+/**
+ * Moves head k's tokens in an index `[blocks][K][2]` of further codes `taken` ranks on. Those of ranks that there is no
+ * `room` for lose theirs. Returns how many ranks there are beside the taken.
+ */
+function shiftRanks(index: Uint32Array, kvHeads: number, k: number, taken: number, room: number): number {
+  let end = taken;
+  for (let at = 2 * k; at < index.length; at += 2 * kvHeads) {
+    end = Math.min(taken + index[at + 1]!, room);
+    index[at + 1] = end;
+    for (let mask = index[at]!; mask !== 0; mask &= mask - 1) {
+      if (end < room) end++;
+      else index[at]! &= ~(mask & -mask);
+    }
+  }
+  return end - taken;
 }
 
 function bitCount(mask: number): number {

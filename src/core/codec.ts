@@ -118,9 +118,15 @@ export function codeBits(shape: CodecShape): number {
   return fieldBits(baseOf(shape));
 }
 
-/** Words of the further codes of a token and head that has some. */
-export function moreWords(shape: CodecShape): number {
-  return Math.ceil((fieldBits(shape) - codeBits(shape)) / 32);
+/** Bits of the further codes of a token and head that has some: the words of a block of 32 such tokens. */
+export function moreBits(shape: CodecShape): number {
+  return fieldBits(shape) - codeBits(shape);
+}
+
+/** Further codes of a token that has some, in order, at their places in a block of 32 such tokens. */
+export function moreFields(shape: CodecShape): Field[] {
+  const { stages, base = stages.length } = shape, ofAll = codeBits(shape);
+  return fields(shape).filter(({ stage }) => stage >= base).map((field) => ({ ...field, word: field.word - ofAll }));
 }
 
 function fieldBits(shape: CodecShape): number {

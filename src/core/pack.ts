@@ -7,11 +7,12 @@
  *
  * Where a codec has tiers, blocks hold the stages of every token, and `more u32` what some tokens have more: first an
  * index `[blocks][K][2]` (which of a block's tokens, as bits; how many of the head's earlier tokens), then their further
- * codes `[K][room][moreWords]`, a token's fields bit after bit from a word's lowest on.
+ * codes `[K][room / 32][bits]`, in blocks as above. There the place of a token is its *rank*: how many of the head's
+ * earlier tokens have further codes.
  *
  * @module
  */
-import { baseOf, codeBits, type CodecShape, fields, moreWords } from "./codec.ts";
+import { baseOf, codeBits, type CodecShape, fields, moreBits, moreFields } from "./codec.ts";
 
 /** Tokens of a block. */
 export const BLOCK = 32;
@@ -60,17 +61,35 @@ export function unpackCodes(shape: CodecShape, kvHeads: number, words: Uint32Arr
   return codes;
 }
 
-/** Tokens of a head that further codes are kept for, of `capacity` of which a `share` is meant to have some: an eighth more. */
+/**
+ * Tokens of a head that further codes are kept for, in whole blocks, of `capacity` of which a `share` is meant to have
+ * some: an eighth more.
+ */
 export function moreRoom(capacity: number, share: number): number {
-  return Math.min(capacity, Math.ceil(1.125 * share * capacity) + BLOCK);
+  return blocks(Math.min(capacity, Math.ceil(1.125 * share * capacity) + BLOCK)) * BLOCK;
 }
 
-/** Words of `more`: its index, and codes of `room` tokens a head. */
+/** Words of `more`: its index, and codes of `room` tokens a head, a multiple of 32. */
 export function moreSize(shape: CodecShape, kvHeads: number, codeBlocks: number, room: number): number {
-  return codeBlocks * kvHeads * 2 + kvHeads * room * moreWords(shape);
+  return codeBlocks * kvHeads * 2 + kvHeads * room / BLOCK * moreBits(shape);
 }
 
-/** The room that `more` of so many words has. */
+/** The room that `more` of so many words has; none where it is too short for its index. */
 export function roomOf(shape: CodecShape, kvHeads: number, codeBlocks: number, words: number): number {
-  return moreWords(shape) === 0 ? 0 : Math.floor((words - codeBlocks * kvHeads * 2) / (kvHeads * moreWords(shape)));
+  const bits = moreBits(shape);
+  return bits === 0 ? 0 : Math.max(0, Math.floor((words - codeBlocks * kvHeads * 2) / (kvHeads * bits))) * BLOCK;
+}
+
+/**
+ * Puts one head's further codes of `count` tokens, ranks 0 and on of `from`, at ranks `rank` and on of `words`, which must
+ * hold zeros there.
+ */
+export function putRanks(shape: CodecShape, words: Uint32Array, rank: number, from: Uint32Array, count: number): void {
+  const list = moreFields(shape), bits = moreBits(shape);
+  for (let r = 0; r < count; r++) {
+    const source = (r >>> 5) * bits, block = ((rank + r) >>> 5) * bits;
+    for (const { word, bits } of list) {
+      putCode(words, block + word, bits, (rank + r) & 31, getCode(from, source + word, bits, r & 31));
+    }
+  }
 }

@@ -26,7 +26,7 @@ export interface AttnCodesScoresVariant extends TableLayout {
 
 /** Picks the variant: words decoded once for all query heads, summed in half precision where the device has it. Pure. */
 export function chooseAttnCodesScores(dims: CodesDims, device: CodesDevice): AttnCodesScoresVariant {
-  const layout = chooseTableLayout(dims, device, device.subgroups ? 4 : 32);
+  const layout = chooseTableLayout(dims, device, device.subgroups ? 4 : 32, 1);
   return { ...layout, isCommuted: false };
 }
 

@@ -19,7 +19,7 @@ import {
 
 /** Picks the layout of the values' table. Pure. */
 export function chooseAttnCodesValues(dims: CodesDims, device: CodesDevice): TableLayout {
-  return chooseTableLayout(dims, device, device.subgroups ? 10 : 12);
+  return chooseTableLayout(dims, device, device.subgroups ? 10 : 12, 4);
 }
 
 /** Which scored tokens' values are added up, and where the states go. */

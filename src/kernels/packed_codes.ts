@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { codeBits, type CodecShape, fields, moreStages, moreWords, tableRows } from "../core/codec.ts";
+import { codeBits, type CodecShape, fields, moreBits, moreStages, tableRows } from "../core/codec.ts";
 import { BLOCK, roomOf } from "../core/pack.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { expectHeadDim, stageConstants } from "./stage.ts";
@@ -11,9 +11,8 @@ import { expectHeadDim, stageConstants } from "./stage.ts";
 const PAIR = 0x80000000;
 
 /**
- * What `parts/octet.wgsl` and `parts/further.wgsl` read of a codec, `u32 [S][P/4][2]`: for each stage and quad (four
- * neighbouring pairs) the first word of the field over it, or its first bit among a token's further codes, marked if the
- * stage is of pairs, and the stage's first row.
+ * What `parts/octet.wgsl` reads of a codec, `u32 [S][P/4][2]`: for each stage and quad (four neighbouring pairs) the first
+ * word in a block of the field over it, marked if the stage is of pairs, and the stage's first row.
  */
 export function codeQuads(codec: CodecShape): Uint32Array {
   const quads = codec.headDim / 8, out = new Uint32Array(codec.stages.length * quads * 2);
@@ -30,13 +29,13 @@ export function codeQuads(codec: CodecShape): Uint32Array {
 /** Constants that compile a kernel over a codec's codes. Throws `RangeError` for codecs that kernels do not serve. */
 export function codeConstants(
   codec: CodecShape,
-): Record<"HEAD_DIM" | "STAGES" | "MORE" | "ROWS" | "BITS" | "MORE_WORDS", number> {
+): Record<"HEAD_DIM" | "STAGES" | "MORE" | "ROWS" | "BITS" | "MORE_BITS", number> {
   expectHeadDim(codec.headDim);
   const MORE = moreStages(codec), STAGES = codec.stages.length - MORE;
   if (STAGES === 0) throw new RangeError("Cannot read codes as their codec has no stages");
   for (const stage of codec.stages) stageConstants(codec.headDim, stage);
-  const BITS = codeBits(codec), MORE_WORDS = moreWords(codec);
-  return { HEAD_DIM: codec.headDim, STAGES, MORE, ROWS: tableRows(codec), BITS, MORE_WORDS };
+  const BITS = codeBits(codec), MORE_BITS = moreBits(codec);
+  return { HEAD_DIM: codec.headDim, STAGES, MORE, ROWS: tableRows(codec), BITS, MORE_BITS };
 }
 
 /** Parameters of a kernel that reads further codes. */
@@ -102,24 +101,26 @@ const WORKGROUPS = 128;
 
 /**
  * Lays a table over lanes, a whole row over those of a token: slices of rows or stages that would fit a cache better were
- * slower or no faster on an H100 and an H200. Workgroup memory is `laneBytes` a lane and query head. Pure.
+ * slower or no faster on an H100 and an H200. Workgroup memory is `laneBytes` a lane and query head, and where the codec
+ * has tiers the tokens of eight ranks for every group of a token's lanes, of which there are `leastGroups` or more. Pure.
  */
 export function chooseTableLayout(
   { qHeads, kvHeads, codec }: CodesDims,
   device: CodesDevice,
   laneBytes: number,
+  leastGroups: number,
 ): TableLayout {
   const { limits, f16, subgroups } = device, heads = chooseHeads({ qHeads, kvHeads }), quads = codec.headDim / 8;
   let tokenLanes = 8, lanes = subgroups ? 512 : 128;
   while (tokenLanes < Math.min(quads, 32)) tokenLanes *= 2;
   const { maxComputeInvocationsPerWorkgroup: mostLanes, maxComputeWorkgroupStorageSize: bytes } = limits;
-  while (lanes > mostLanes || lanes * heads * laneBytes > bytes) lanes /= 2;
-  if (lanes < 4 * tokenLanes) {
+  const listBytes = codec.base === undefined ? 0 : 4 * 8 / tokenLanes, bytesALane = heads * laneBytes + listBytes;
+  while (lanes > mostLanes || lanes * bytesALane > bytes) lanes /= 2;
+  const least = leastGroups * tokenLanes;
+  if (lanes < least) {
     throw new RangeError(
-      `Cannot attend to codes as a workgroup has at most ${mostLanes} lanes and ${bytes} bytes: ${
-        4 * tokenLanes
-      } and ` +
-        `${4 * tokenLanes * heads * laneBytes} are needed`,
+      `Cannot attend to codes as a workgroup has at most ${mostLanes} lanes and ${bytes} bytes: ${least} and ` +
+        `${least * bytesALane} are needed`,
     );
   }
   const words = f16 ? "words_f16" : "words_half";

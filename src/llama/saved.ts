@@ -4,7 +4,7 @@
  * `tokens U32 [T]` are the ids. An exact cache has, for every layer and side (`layers.l.keys`, `layers.l.values`), its
  * numbers `.exact F16 [K][T][D]`, keys as RoPE turned them. A compressed one has packed codes of keys before RoPE and of
  * values, `.codes U32 [blocks][K][bits]` (core/pack.ts), their scales `.scales F16 [blocks · 32]`, and `.exact` for its
- * sinks and window only; in tiers also `.index U32 [blocks][K][2]` and `.further U32 [K][rows][words]`, further codes of as
+ * sinks and window only; in tiers also `.index U32 [blocks][K][2]` and `.further U32 [K][blocks][bits]`, further codes of as
  * many tokens as the cache had room for. The tokens at positions 0 to T - 1 are, in order, the sinks, the `runs` of codes, each of which
  * begins a block, and the window.
  *

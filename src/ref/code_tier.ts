@@ -1,5 +1,5 @@
-import { baseOf, type CodecShape, fields, moreWords } from "../core/codec.ts";
-import { BLOCK, moreSize } from "../core/pack.ts";
+import { baseOf, type CodecShape, fields, moreBits, moreFields } from "../core/codec.ts";
+import { BLOCK, getCode, moreSize, putCode } from "../core/pack.ts";
 import type { EmDims } from "../core/shapes.ts";
 import { residualAt } from "./code_residual.ts";
 
@@ -32,27 +32,21 @@ export function codeTierRef(
   all: ArrayLike<number>,
   { codeBlocks, room }: { codeBlocks: number; room: number },
 ): { more: Uint32Array; held: boolean[] } {
-  const list = fields(codec), few = fields(baseOf(codec)).length, tokens = missed.length / heads;
-  const more = new Uint32Array(moreSize(codec, heads, codeBlocks, room)),
-    words = moreWords(codec),
-    held: boolean[] = [];
+  const count = fields(codec).length, few = fields(baseOf(codec)).length, tokens = missed.length / heads;
+  const more = new Uint32Array(moreSize(codec, heads, codeBlocks, room)), list = moreFields(codec);
+  const held: boolean[] = [];
   for (let k = 0; k < heads; k++) {
-    let count = 0;
+    let rank = 0;
     for (let t = 0; t < tokens; t++) {
       const index = 2 * ((t >>> 5) * heads + k);
-      if (t % BLOCK === 0) more[index + 1] = count;
-      const holds = missed[k * tokens + t]! && count < room;
+      if (t % BLOCK === 0) more[index + 1] = rank;
+      const holds = missed[k * tokens + t]! && rank < room;
       held.push(holds);
       if (!holds) continue;
       more[index]! |= 1 << (t & 31);
-      const at = 2 * codeBlocks * heads + (k * room + count) * words;
-      let bit = 0;
-      for (let f = few; f < list.length; f++) {
-        for (let b = 0; b < list[f]!.bits; b++, bit++) {
-          more[at + (bit >>> 5)]! |= (all[(k * tokens + t) * list.length + f]! >>> b & 1) << (bit & 31);
-        }
-      }
-      count++;
+      const block = rankBlock(codec, heads, { codeBlocks, room }, k, rank), from = (k * tokens + t) * count + few;
+      list.forEach(({ word, bits }, f) => putCode(more, block + word, bits, rank & 31, all[from + f]!));
+      rank++;
     }
   }
   return { more, held };
@@ -69,12 +63,19 @@ export function furtherCodes(
 ): number[] {
   const index = 2 * ((t >>> 5) * heads + k), mask = more[index]!;
   if ((mask >>> (t & 31) & 1) === 0) return [];
-  let entry = more[index + 1]!, bit = 0;
-  for (let b = 0; b < (t & 31); b++) entry += mask >>> b & 1;
-  const at = 2 * codeBlocks * heads + (k * room + entry) * moreWords(codec);
-  return fields(codec).slice(fields(baseOf(codec)).length).map(({ bits }) => {
-    let code = 0;
-    for (let b = 0; b < bits; b++, bit++) code |= (more[at + (bit >>> 5)]! >>> (bit & 31) & 1) << b;
-    return code;
-  });
+  let rank = more[index + 1]!;
+  for (let b = 0; b < (t & 31); b++) rank += mask >>> b & 1;
+  const block = rankBlock(codec, heads, { codeBlocks, room }, k, rank);
+  return moreFields(codec).map(({ word, bits }) => getCode(more, block + word, bits, rank & 31));
+}
+
+/** First word of the block of further codes that holds a head's rank. */
+export function rankBlock(
+  codec: CodecShape,
+  heads: number,
+  { codeBlocks, room }: { codeBlocks: number; room: number },
+  k: number,
+  rank: number,
+): number {
+  return 2 * codeBlocks * heads + (k * room / BLOCK + (rank >>> 5)) * moreBits(codec);
 }

@@ -1,6 +1,15 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { codeBits, type CodecShape, fields, pairStages, publishedStages, tableRows } from "../../src/core/codec.ts";
-import { packCodes, unpackCodes } from "../../src/core/pack.ts";
+import {
+  codeBits,
+  type CodecShape,
+  fields,
+  moreBits,
+  moreFields,
+  pairStages,
+  publishedStages,
+  tableRows,
+} from "../../src/core/codec.ts";
+import { getCode, moreRoom, moreSize, packCodes, putCode, putRanks, roomOf, unpackCodes } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
 
 const MIXED: CodecShape = {
@@ -45,5 +54,47 @@ Deno.test("packCodes() round-trips every pattern of every field", () => {
     const words = packCodes(shape, kvHeads, codes);
     assertEquals(words.length, Math.ceil(tokens / 32) * kvHeads * codeBits(shape));
     assertEquals(unpackCodes(shape, kvHeads, words, tokens), codes);
+  }
+});
+
+Deno.test("further codes lie by rank, as others by token", () => {
+  const shape: CodecShape = { ...MIXED, base: 1 }, words = new Uint32Array(moreBits(shape));
+  assertEquals([codeBits(shape), moreBits(shape)], [12, 48]);
+  assertEquals(moreFields(shape).map(({ stage, word, bits }) => [stage, word, bits]), [
+    ...[0, 8, 16, 24].map((word) => [1, word, 8]),
+    ...[32, 40].map((word) => [2, word, 8]),
+  ]);
+  const pairs: CodecShape = { ...pairStages(64, 3, false), base: 1 }, [, last] = moreFields(pairs);
+  putCode(words, last!.word, last!.bits, 2, 0xabc); // bits 24 to 35 of the second stage's twelve words
+  assertEquals([...words.subarray(12, 14)], [0xbc000000, 0xa]);
+});
+
+Deno.test("moreRoom() is whole blocks, and roomOf() the room of as many words", () => {
+  assertEquals([[0, 0], [256, 0.25], [256, 0.2], [4096, 0], [100, 1]].map(([t, s]) => moreRoom(t!, s!)), [
+    ...[0, 128, 96, 32, 128],
+  ]);
+  for (const shape of [{ ...MIXED, base: 1 }, { ...pairStages(64, 3, false), base: 1 }]) {
+    for (const room of [0, 32, 96]) assertEquals(roomOf(shape, 3, 5, moreSize(shape, 3, 5, room)), room);
+    assertEquals(moreSize(shape, 3, 5, 96), 30 + 9 * moreBits(shape));
+    assertEquals(roomOf(shape, 3, 5, 7), 0);
+  }
+  assertEquals(roomOf(MIXED, 3, 5, 30), 0);
+});
+
+Deno.test("putRanks() puts further codes behind any rank", () => {
+  const rng = new Rng(6);
+  for (const shape of [{ ...MIXED, base: 1 }, { ...pairStages(64, 5, false), base: 2 }]) {
+    const bits = moreBits(shape), from = Uint32Array.from({ length: 3 * bits }, () => rng.u32()); // 12 bits, or 8
+    for (const [rank, count] of [[0, 1], [1, 31], [31, 2], [5, 70], [32, 64], [45, 96]] as const) {
+      const words = new Uint32Array(5 * bits);
+      putRanks(shape, words, rank, from, count);
+      for (let r = 0; r < 160; r++) {
+        for (const { word, bits: width } of moreFields(shape)) {
+          const own = r - rank, isPut = own >= 0 && own < count;
+          const want = isPut ? getCode(from, (own >>> 5) * bits + word, width, own & 31) : 0;
+          assertEquals(getCode(words, (r >>> 5) * bits + word, width, r & 31), want, `rank ${r} of ${rank} + ${count}`);
+        }
+      }
+    }
   }
 });

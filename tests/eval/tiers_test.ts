@@ -39,9 +39,9 @@ Deno.test("tiers give more bits to the tokens that calibration says, and those o
   });
   const [few, mixed, all] = ["few", "tiers", "all"].map((name) => methods.find((m) => m.name === name)!);
   // The calibration's tokens are those evaluated, all of them in the window, so that later layers see the same too.
-  // Of each head and block two words of index, and two words of codes for each of the tokens that there is room for.
-  const room = Math.ceil(1.125 * share * 160) + 32;
-  assertAlmostEquals(mixed!.bitsCode, few!.bitsCode + 2 / 32 + room * 64 / (160 * 32));
+  // Of each head and block two words of index, and three codes of 12 bits for each of the tokens that there is room for:
+  // an eighth more than the share and 32, in whole blocks.
+  assertAlmostEquals(mixed!.bitsCode, few!.bitsCode + 2 / 32 + 96 * 36 / (160 * 32));
   for (const side of ["keyNmse", "valueNmse"] as const) {
     const [a, b, c] = [few!, mixed!, all!].map((m) => m[side][0]!);
     assert(b! < 0.95 * a! && c! < 0.95 * b!, `${side} ${a}, ${b}, ${c}`);

@@ -1,7 +1,15 @@
 /** Sample packed streams for the kernels over codes. */
-import { baseOf, type CodecShape, fields, pairStages, type Stage, tableRows } from "../../src/core/codec.ts";
+import {
+  baseOf,
+  type CodecShape,
+  fields,
+  moreFields,
+  pairStages,
+  type Stage,
+  tableRows,
+} from "../../src/core/codec.ts";
 import { fromF16, fromF16Array, toF16, toF16Array } from "../../src/core/f16.ts";
-import { BLOCK, blocks, packCodes } from "../../src/core/pack.ts";
+import { BLOCK, blocks, packCodes, putCode } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { ropeTable } from "../../src/core/rope_table.ts";
 import { codeShapes } from "../../src/core/shapes.ts";
@@ -9,7 +17,7 @@ import type { Gpu } from "../../src/gpu/gpu.ts";
 import type { Tensor } from "../../src/gpu/tensor.ts";
 import { codeQuads } from "../../src/kernels/packed_codes.ts";
 import type { PackedNumbers } from "../../src/ref/code_decode.ts";
-import { codeTierRef } from "../../src/ref/code_tier.ts";
+import { codeTierRef, rankBlock } from "../../src/ref/code_tier.ts";
 
 /** Pair stages `p`, and sub stages by their pairs. */
 export function codec(headDim: number, ...stages: ("p" | number)[]): CodecShape {
@@ -35,6 +43,8 @@ export interface CodesSample {
   readonly isOnGrid?: boolean;
   /** Few words get most codes. */
   readonly isSkewed?: boolean;
+  /** Share of the tokens that have further codes, where the codec has tiers. */
+  readonly share?: number;
 }
 
 /** A packed stream as numbers, and as half-precision bits; a few channels are twenty times as large as the rest. */
@@ -49,7 +59,7 @@ export function packedSample(
   kvHeads: number,
   tokens: number,
   seed: number,
-  { isOnGrid = true, isSkewed = false }: CodesSample = {},
+  { isOnGrid = true, isSkewed = false, share = 0.3 }: CodesSample = {},
 ): PackedSample {
   const rng = new Rng(seed), rows = tableRows(codec), list = fields(codec), padded = blocks(tokens) * BLOCK;
   const lookups = codec.stages.reduce((sum, { kind }) => sum + (kind === "pair" ? 2 : 1), 0);
@@ -73,20 +83,32 @@ export function packedSample(
     words: Float64Array.from(tableBits, fromF16),
     codes: packCodes({ ...codec, base: undefined }, kvHeads, drawn),
     scales: Float64Array.from(fromF16Array(scaleBits)),
-    ...codec.base !== undefined && tieredCodes(codec, kvHeads, padded, drawn, rng),
+    ...codec.base !== undefined && tieredCodes(codec, kvHeads, drawn, share, rng),
   };
 }
 
-/** `drawn [T][K][fields]` as codes of the first stages, and further codes of about a third of the tokens. */
-function tieredCodes(codec: CodecShape, kvHeads: number, tokens: number, drawn: Uint16Array, rng: Rng) {
-  const count = fields(codec).length, few = fields(baseOf(codec)).length, codeBlocks = tokens / BLOCK;
-  const first = drawn.filter((_, i) => i % count < few), room = Math.ceil(tokens / 2);
-  const missed = Array.from({ length: kvHeads * tokens }, () => rng.below(3) === 0);
+/**
+ * `drawn [T][K][fields]` as codes of the first stages, and further codes of about a share of the tokens, each head's at
+ * ranks of its own. Places without a token hold random codes.
+ */
+function tieredCodes(codec: CodecShape, kvHeads: number, drawn: Uint16Array, share: number, rng: Rng) {
+  const count = fields(codec).length, few = fields(baseOf(codec)).length, tokens = drawn.length / count / kvHeads;
+  const codeBlocks = tokens / BLOCK, first = drawn.filter((_, i) => i % count < few);
+  const missed = Array.from({ length: kvHeads * tokens }, () => rng.uniform() < share);
+  const room = blocks(Math.max(1, share * tokens + 2 * Math.sqrt(tokens))) * BLOCK;
   const all = Uint16Array.from(drawn, (_, i) => {
     const f = i % count, t = Math.floor(i / count) % tokens, k = Math.floor(i / count / tokens);
     return drawn[(t * kvHeads + k) * count + f]!;
   });
-  const { more } = codeTierRef(codec, kvHeads, missed, all, { codeBlocks, room });
+  const { more, held } = codeTierRef(codec, kvHeads, missed, all, { codeBlocks, room });
+  for (let k = 0; k < kvHeads; k++) {
+    for (let rank = held.filter((holds, i) => holds && Math.floor(i / tokens) === k).length; rank < room; rank++) {
+      const block = rankBlock(codec, kvHeads, { codeBlocks, room }, k, rank);
+      for (const { word, bits } of moreFields(codec)) {
+        putCode(more, block + word, bits, rank & 31, rng.below(2 ** bits));
+      }
+    }
+  }
   return { codes: packCodes(codec, kvHeads, first), more: { words: more, codeBlocks, room } };
 }
 

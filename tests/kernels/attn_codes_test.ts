@@ -21,6 +21,8 @@ interface Case extends CodesSample {
   readonly values: CodecShape;
   readonly tokens: number;
   readonly base?: number;
+  /** First token that is attended to. */
+  readonly first?: number;
   readonly sharpness?: number;
 }
 
@@ -49,6 +51,16 @@ const LONG: Case[] = [
   { qHeads: 4, kvHeads: 1, keys: tiered(pairs(128, 15), 9), values: tiered(pairs(128, 12), 6), tokens: 131072 },
 ];
 
+/** Further codes of none, some and all tokens, of lengths about those of octets, blocks and rounds of ranks. */
+const RAGGED: Case[] = ([
+  ...[[1, 1], [7, 0.3], [31, 0.5], [32, 0], [33, 0.3], [63, 1], [65, 0.2], [100, 0.1, 32], [255, 0.5]],
+  ...[[1000, 0.05, 96], [4097, 0.25], [4097, 1], [4095, 0.4, 64]],
+] as [number, number, number?][]).map(([tokens, share, first]) => ({
+  ...{ qHeads: 6, kvHeads: 2, tokens, share, first, base: 4, sharpness: 0.25 }, // no token outweighs all others
+  keys: tiered(codec(64, "p", 16, 8, "p"), 2),
+  values: tiered(codec(64, 8, "p", "p", 32), 1),
+}));
+
 /** Cases that run in other variants too, and without subgroups. */
 const VARIED = [CASES[0]!, CASES[8]!, CASES[10]!];
 
@@ -61,30 +73,30 @@ interface Sample {
 function sampleOf(it: Case): Sample {
   const { headDim } = it.keys,
     q = normals(new Rng(it.tokens), it.qHeads * headDim, (it.sharpness ?? 1) / Math.sqrt(headDim));
-  const keys = packedSample(it.keys, it.kvHeads, it.tokens, 11, it);
-  return { q, keys, values: packedSample(it.values, it.kvHeads, it.tokens, 12, it) };
+  const tokens = (it.first ?? 0) + it.tokens, keys = packedSample(it.keys, it.kvHeads, tokens, 11, it);
+  return { q, keys, values: packedSample(it.values, it.kvHeads, tokens, 12, it) };
 }
 
 /** Decode, then attend. */
 function reference(it: Case, { q, keys, values }: Sample, frequencies: Float64Array, round: Round, roundSum = round) {
-  const { qHeads, kvHeads, tokens, keys: { headDim } } = it, dims = { qHeads, kvHeads, headDim };
+  const { qHeads, kvHeads, tokens, first, keys: { headDim } } = it, dims = { qHeads, kvHeads, headDim };
   const rotation = { frequencies, position: (_: number, t: number) => (it.base ?? 0) + t };
-  const scores = attnCodesScoresRef(q, codeDecodeRef(keys, { tokens, rotation }, round, roundSum), dims, round);
-  const { o, md } = attnCodesValuesRef(scores, codeDecodeRef(values, { tokens }, round, roundSum), dims, round);
+  const scores = attnCodesScoresRef(q, codeDecodeRef(keys, { first, tokens, rotation }, round, roundSum), dims, round);
+  const { o, md } = attnCodesValuesRef(scores, codeDecodeRef(values, { first, tokens }, round, roundSum), dims, round);
   for (let i = 0; i < o.length; i++) o[i] = round(o[i]! / md[2 * Math.floor(i / headDim) + 1]!);
   return o;
 }
 
 /** Runs a case, its states after a first that stays untouched, and folds its states. */
 async function run(gpu: Gpu, it: Case, sample: Sample, variant: AttnCodesVariant): Promise<Float64Array> {
-  const { qHeads, tokens, base = 0, keys: { headDim } } = it;
+  const { qHeads, tokens, first = 0, base = 0, keys: { headDim } } = it;
   using stack = new DisposableStack();
-  const op = stack.use(await AttnCodes.create(gpu, it, tokens, { variant }));
+  const op = stack.use(await AttnCodes.create(gpu, it, first + tokens, { variant }));
   const keys = uploadPacked(gpu, sample.keys),
     values = uploadPacked(gpu, sample.values),
     states = 1 + op.states(tokens);
   const q = gpu.upload("q", "f32", [qHeads, headDim], sample.q);
-  const { ropeTable } = rope(gpu, headDim, base + tokens + 8);
+  const { ropeTable } = rope(gpu, headDim, base + first + tokens + 8);
   const partialO = poisoned(gpu, "partial_o", [states, qHeads, headDim]);
   const partialMd = poisoned(gpu, "partial_md", [states, qHeads, 2]);
   for (const tensor of [...Object.values(keys), ...Object.values(values), q, ropeTable, partialO, partialMd]) {
@@ -92,7 +104,7 @@ async function run(gpu: Gpu, it: Case, sample: Sample, variant: AttnCodesVariant
   }
   const commands = gpu.commands();
   const io = { q, keys, values, ropeTable, partialO, partialMd };
-  assertEquals(op.encode(commands, io, { tokens, base, state: 1 }), states - 1);
+  assertEquals(op.encode(commands, io, { first, tokens, base, state: 1 }), states - 1);
   commands.submit();
   const o = await gpu.readF32(partialO), md = await gpu.readF32(partialMd);
   assertEquals(o.subarray(0, qHeads * headDim).every(Number.isNaN), true);
@@ -132,6 +144,25 @@ Deno.test("attn_codes", (t) =>
         });
       }
     }
+    for (const it of RAGGED) {
+      const { tokens, share, first = 0 } = it, chosen = chooseAttnCodes(it, gpu), few = { lanes: 64, workgroups: 2 };
+      await t.step(
+        `is as accurate as f32 where ${share} of ${tokens} tokens from ${first} on have further codes`,
+        async () => {
+          const { frequencies, ropeTable } = rope(gpu, it.keys.headDim, 1), sample = sampleOf(it);
+          ropeTable[Symbol.dispose]();
+          const want = reference(it, sample, frequencies, exact),
+            naive = reference(it, sample, frequencies, Math.fround);
+          if (!("decode" in chosen.values)) throw new TypeError("a tier of values has no mass");
+          const small = { keys: { ...chosen.keys, ...few }, values: { decode: { ...chosen.values.decode, ...few } } };
+          // Two groups of lanes: a workgroup's tokens begin and end amid blocks.
+          const cut = { ...chosen, keys: { ...chosen.keys, tokenLanes: 32, lanes: 64 } };
+          for (const variant of [chosen, small, cut]) {
+            assertAsAccurateAs(await run(gpu, it, sample, variant), naive, want);
+          }
+        },
+      );
+    }
     await t.step("sums words off the grid as accurately as half precision", async () => {
       const it = { qHeads: 2, kvHeads: 1, keys: pairs(64, 5), values: codec(64, "p", 8), tokens: 97, isOnGrid: false };
       const { frequencies, ropeTable } = rope(gpu, 64, 1), sample = sampleOf(it), variant = chooseAttnCodes(it, gpu);
@@ -154,7 +185,11 @@ Deno.test("attn_codes", (t) =>
       const packed = uploadPacked(gpu, sample.keys), io = { q: out, keys: packed, values: packed, ropeTable: out };
       const encode = (tokens: number) => op.encode(commands, { ...io, partialO: out, partialMd: out }, { tokens });
       assertEquals(encode(0), 0);
-      assertThrows(() => encode(65), RangeError, "65 tokens from 0 on");
+      assertThrows(
+        () => encode(65),
+        RangeError,
+        "65 tokens from 0 on",
+      );
     });
   }));
 
@@ -164,21 +199,22 @@ Deno.test("chooseAttnCodes() stays within the device", () => {
     for (const headDim of [64, 80, 96, 128, 256]) {
       for (const group of [1, 2, 3, 4, 7, 8]) {
         for (const stages of [1, 5, 11, 21]) {
-          const dims = { qHeads: 2 * group, kvHeads: 2, keys: pairs(headDim, stages), values: pairs(headDim, stages) };
-          const { keys, values } = chooseAttnCodes(dims, { limits, f16: false, subgroups });
-          assertEquals(keys.words, "words_half");
-          for (const layout of "decode" in values ? [keys, values.decode] : [keys]) {
-            const { heads, lanes, tokenLanes } = layout;
-            assertEquals(
-              lanes <= 256 && lanes >= 4 * tokenLanes && lanes * heads * (subgroups ? 10 : 12) <= 16384,
-              true,
-            );
-            assertEquals(tokenLanes * 8 >= headDim && tokenLanes >= 8 && tokenLanes <= 32, true);
-          }
-          if ("mass" in values) {
-            const codes = { ...dims, codec: dims.values };
-            assertEquals(attnCodesMassBytes(codes, values.mass, subgroups) <= 16384, true);
-            assertEquals(values.mass.heads, keys.heads);
+          for (const base of stages > 1 ? [undefined, 1] : [undefined]) {
+            const side = { ...pairs(headDim, stages), base }, dims = { qHeads: 2 * group, kvHeads: 2 };
+            const { keys, values } = chooseAttnCodes({ ...dims, keys: side, values: side }, {
+              ...{ limits, f16: false, subgroups },
+            });
+            assertEquals(keys.words, "words_half");
+            const decode = "decode" in values ? [[values.decode, subgroups ? 10 : 12, 4] as const] : [];
+            for (const [layout, bytes, groups] of [[keys, subgroups ? 4 : 32, 1] as const, ...decode]) {
+              const { heads, lanes, tokenLanes } = layout, list = base === undefined ? 0 : 32 * lanes / tokenLanes;
+              assertEquals(lanes <= 256 && lanes >= groups * tokenLanes && lanes * heads * bytes + list <= 16384, true);
+              assertEquals(tokenLanes * 8 >= headDim && tokenLanes >= 8 && tokenLanes <= 32, true);
+            }
+            if ("mass" in values) {
+              assertEquals(attnCodesMassBytes({ codec: side }, values.mass, subgroups) <= 16384, true);
+              assertEquals(values.mass.heads, keys.heads);
+            } else assertEquals(values.decode.heads, keys.heads);
           }
         }
       }

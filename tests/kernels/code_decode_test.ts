@@ -14,6 +14,7 @@ const CASES = [
   { codec: pairs(64, 5), kvHeads: 2, total: 65, first: 0, tokens: 65, rotate: true },
   { codec: codec(128, "p", 8, 16), kvHeads: 1, total: 200, first: 40, tokens: 97, rotate: true },
   { codec: tiered(codec(64, "p", 8, "p"), 1), kvHeads: 2, total: 200, first: 40, tokens: 97, rotate: true },
+  { codec: tiered(codec(64, 8, "p", "p", 16), 2), kvHeads: 2, total: 900, first: 8, tokens: 891, rotate: true },
   { codec: codec(80, 4, "p"), kvHeads: 2, total: 33, first: 8, tokens: 1, rotate: false },
 ];
 

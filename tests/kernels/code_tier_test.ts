@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { baseOf, type CodecShape, fields } from "../../src/core/codec.ts";
+import { baseOf, fields, moreBits } from "../../src/core/codec.ts";
 import { fromF16Array, toF16Array } from "../../src/core/f16.ts";
 import { BLOCK, blocks, moreSize, roomOf } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
@@ -7,15 +7,16 @@ import { codeTierShapes } from "../../src/core/shapes.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import { encodeFields } from "../../src/kernels/code_encode.ts";
 import { CodeTier } from "../../src/kernels/code_tier.ts";
-import { codeTierRef, furtherCodes, tokenErrorsRef } from "../../src/ref/code_tier.ts";
+import { codeTierRef, furtherCodes, rankBlock, tokenErrorsRef } from "../../src/ref/code_tier.ts";
 import { normals } from "../_assert.ts";
 import { codec, pairs, tiered } from "./_codes.ts";
 
 const CASES = [
-  { codec: tiered(pairs(64, 12), 5), heads: 2, tokens: 600, share: 0.3, roomFor: 0.5 },
-  { codec: tiered(codec(80, "p", 20, 8), 1), heads: 3, tokens: 70, share: 0.3, roomFor: 0.15 }, // not room for all
-  { codec: tiered(pairs(8, 2), 1), heads: 1, tokens: 1, share: 1, roomFor: 1 },
-  { codec: tiered(pairs(64, 8), 2), heads: 2, tokens: 256, share: 1, roomFor: 1 },
+  { codec: tiered(pairs(64, 12), 5), heads: 2, tokens: 600, share: 0.3, room: 320 },
+  { codec: tiered(codec(80, "p", 20, 8), 1), heads: 3, tokens: 300, share: 0.3, room: 64 }, // not room for all
+  { codec: tiered(codec(64, 16, "p", 32, "p"), 1), heads: 2, tokens: 700, share: 0.2, room: 160 },
+  { codec: tiered(pairs(8, 2), 1), heads: 1, tokens: 1, share: 1, room: 32 },
+  { codec: tiered(pairs(64, 8), 2), heads: 2, tokens: 256, share: 1, room: 256 },
 ];
 
 /** Thresholds that about a share of each head's errors pass, none of them near. */
@@ -27,80 +28,120 @@ function limitsOf(errors: Float64Array, heads: number, share: number): Float32Ar
   });
 }
 
+/** A case on the GPU, whose codes fill `more` with noise before there are any, and what comes of it. */
+function sampleOf(gpu: Gpu, { codec, heads, tokens, share, room }: (typeof CASES)[number]) {
+  const { headDim } = codec, capacity = blocks(tokens) * BLOCK, codeBlocks = blocks(tokens) + 2, rng = new Rng(3);
+  const size = moreSize(codec, heads, codeBlocks, room), list = fields(codec), few = fields(baseOf(codec)).length;
+  const shapes = codeTierShapes({ codec, heads, capacity, scales: codeBlocks * BLOCK, more: size });
+  const data = normals(rng, heads * capacity * headDim), noise = Uint32Array.from({ length: size }, () => rng.u32());
+  const halves = toF16Array(normals(rng, codeBlocks * BLOCK).map(Math.abs));
+  const errors = tokenErrorsRef(data, fromF16Array(halves), { heads, headDim, tokens }, capacity);
+  const limits = limitsOf(errors, heads, share);
+  const codes = (count: number) =>
+    Uint32Array.from({ length: heads * capacity * count }, (_, i) => rng.below(2 ** list[i % count]!.bits));
+  const all = codes(list.length), raw = codes(few), owned = new DisposableStack();
+  const upload = (
+    name: keyof typeof shapes,
+    data: Parameters<Gpu["upload"]>[3],
+    dtype: "u32" | "f32" | "f16" = "u32",
+  ) => owned.use(gpu.upload(name, dtype, shapes[name], data));
+  const io = {
+    residual: upload("residual", data, "f32"),
+    scales: upload("scales", halves, "f16"),
+    thresholds: upload("thresholds", limits, "f32"),
+    fields: upload("fields", encodeFields(codec)),
+    all: upload("all", all),
+    raw: upload("raw", raw),
+    more: upload("more", noise),
+  };
+  /** Codes `[K][tokens][fields]`. */
+  const byToken = (codes: Uint32Array, count: number) =>
+    Uint32Array.from({ length: heads * tokens * count }, (_, i) => {
+      const k = Math.floor(i / tokens / count);
+      return codes[k * capacity * count + i % (tokens * count)]!;
+    });
+  const missed = Array.from(errors, (error, i) => error > limits[Math.floor(i / tokens)]!);
+  return { io, owned, codeBlocks, noise, missed, all: byToken(all, list.length), raw: byToken(raw, few), byToken };
+}
+
 Deno.test("code_tier", async (t) => {
   using gpu = await Gpu.create();
-  for (const { codec, heads, tokens, share, roomFor } of CASES) {
-    const name = `${heads} heads of ${codec.headDim}, ${tokens} tokens, room for ${roomFor}`;
+  for (const it of CASES) {
+    const { codec, heads, tokens, room } = it, list = fields(codec), few = fields(baseOf(codec)).length;
+    const name = `${heads} heads of ${codec.headDim}, ${tokens} tokens, room for ${room}`;
     await t.step(`gives further codes in order while there is room: ${name}`, async () => {
-      const { headDim } = codec, capacity = blocks(tokens) * BLOCK, codeBlocks = blocks(tokens) + 2, rng = new Rng(3);
-      const room = Math.ceil(roomFor * tokens), size = moreSize(codec, heads, codeBlocks, room);
-      const dims = { codec, heads, capacity, scales: codeBlocks * BLOCK, more: size }, shapes = codeTierShapes(dims);
-      assertEquals(roomOf(codec, heads, codeBlocks, size), room);
-      const data = normals(rng, heads * capacity * headDim);
-      const halves = toF16Array(normals(rng, codeBlocks * BLOCK).map(Math.abs));
-      const errors = tokenErrorsRef(data, fromF16Array(halves), { heads, headDim, tokens }, capacity);
-      const limits = limitsOf(errors, heads, share), list = fields(codec), few = fields(baseOf(codec)).length;
-      const codes = (count: number) =>
-        Uint32Array.from({ length: heads * capacity * count }, (_, i) => rng.below(2 ** list[i % count]!.bits));
-      const all = codes(list.length), raw = codes(few);
-      using residual = gpu.upload("residual", "f32", shapes.residual, data);
-      using scales = gpu.upload("scales", "f16", shapes.scales, halves);
-      using thresholds = gpu.upload("thresholds", "f32", shapes.thresholds, limits);
-      using fieldList = gpu.upload("fields", "u32", shapes.fields, encodeFields(codec));
-      using allCodes = gpu.upload("all", "u32", shapes.all, all), rawCodes = gpu.upload("raw", "u32", shapes.raw, raw);
-      using more = gpu.upload("more", "u32", shapes.more, new Uint32Array(size));
+      const { io, owned, codeBlocks, noise, missed, all, raw, byToken } = sampleOf(gpu, it);
+      using _ = owned;
+      assertEquals(roomOf(codec, heads, codeBlocks, noise.length), room);
       const op = await CodeTier.create(gpu, codec), commands = gpu.commands();
-      const io = { residual, scales, thresholds, fields: fieldList, all: allCodes, raw: rawCodes, more };
       op.encode(commands, io, { tokens, block: 0, codeBlocks, held: BLOCK });
       commands.submit();
-      const missed = Array.from(errors, (error, i) => error > limits[Math.floor(i / tokens)]!);
-      const byToken = (codes: Uint32Array, count: number) =>
-        Uint32Array.from({ length: heads * tokens * count }, (_, i) => {
-          const k = Math.floor(i / tokens / count);
-          return codes[k * capacity * count + i % (tokens * count)]!;
-        });
-      const want = codeTierRef(codec, heads, missed, byToken(all, list.length), { codeBlocks, room });
-      assertEquals(await gpu.readU32(more), want.more);
-      assert(missed.includes(true) && want.held.includes(true));
-      const got = byToken(await gpu.readU32(rawCodes), few), drawn = byToken(all, list.length);
-      const before = byToken(raw, few);
+      const { more, held } = codeTierRef(codec, heads, missed, all, { codeBlocks, room });
+      assert(missed.includes(true) && held.includes(true));
+      assertEquals(missed.filter(Boolean).length > held.filter(Boolean).length, room === 64);
+      // What is not written stays; ranks past the last, in its block, hold nothing.
+      const want = noise.slice();
+      want.set(more.subarray(0, 2 * heads * blocks(tokens)));
+      for (let k = 0; k < heads; k++) {
+        const ranks = held.slice(k * tokens, (k + 1) * tokens).filter(Boolean).length;
+        const at = rankBlock(codec, heads, { codeBlocks, room }, k, 0);
+        want.set(more.subarray(at, at + blocks(ranks) * moreBits(codec)), at);
+      }
+      assertEquals(await gpu.readU32(io.more), want);
       assertEquals(
-        got,
-        got.map((_, i) => {
+        byToken(await gpu.readU32(io.raw), few),
+        raw.map((code, i) => {
           const token = Math.floor(i / few);
-          return want.held[token] ? drawn[token * list.length + i % few]! : before[i]!;
+          return held[token] ? all[token * list.length + i % few]! : code;
         }),
       );
-      // What a token has further is found again, and a second call goes on behind the tokens that count.
-      const at = want.held.lastIndexOf(true), k = Math.floor(at / tokens);
+      const at = held.lastIndexOf(true), k = Math.floor(at / tokens); // what a token has further is found again
       assertEquals(
-        furtherCodes(codec, heads, want.more, { codeBlocks, room }, k, at % tokens),
-        [...drawn.subarray(at * list.length + few, (at + 1) * list.length)],
+        furtherCodes(codec, heads, want, { codeBlocks, room }, k, at % tokens),
+        [...all.subarray(at * list.length + few, (at + 1) * list.length)],
       );
     });
   }
-  await t.step("goes on after the tokens that count", async () => {
-    const codec = tiered(pairs(8, 2), 1), codeBlocks = 3, room = 96, size = moreSize(codec, 1, codeBlocks, room);
-    const dims = { codec, heads: 1, capacity: BLOCK, scales: 96, more: size }, shapes = codeTierShapes(dims);
-    const first = new Uint32Array(size);
-    first.set([0b1011, 5, 0b110001, 7]); // of block 1, tokens 0 and 4 count if five are held
-    using residual = gpu.upload("residual", "f32", shapes.residual, new Float32Array(BLOCK * 8).fill(1));
-    using scales = gpu.upload("scales", "f16", shapes.scales, toF16Array(new Float32Array(96).fill(1)));
-    using thresholds = gpu.upload("thresholds", "f32", [1], Float32Array.of(7.9));
-    using fieldList = gpu.upload("fields", "u32", shapes.fields, encodeFields(codec));
-    using all = gpu.alloc("all", "u32", shapes.all), raw = gpu.alloc("raw", "u32", shapes.raw);
-    using more = gpu.upload("more", "u32", [size], first);
-    const op = await CodeTier.create(gpu, codec), commands = gpu.commands();
-    const io = { residual, scales, thresholds, fields: fieldList, all, raw, more };
-    op.encode(commands, io, { tokens: 3, block: 2, codeBlocks, held: 5 });
-    commands.submit();
-    assertEquals([...(await gpu.readU32(more)).subarray(0, 6)], [0b1011, 5, 0b110001, 7, 0b111, 9]);
+  for (const it of [CASES[0]!, CASES[2]!]) {
+    await t.step(`writes over what a rewind leaves: ${it.tokens} tokens`, async () => {
+      const { codec, heads, tokens, room } = it, list = fields(codec), few = fields(baseOf(codec)).length;
+      const { io, owned, codeBlocks, missed, all } = sampleOf(gpu, it), kept = 300, block = blocks(kept);
+      using _ = owned;
+      const op = await CodeTier.create(gpu, codec), commands = gpu.commands(), come = tokens - block * BLOCK;
+      op.encode(commands, io, { tokens, block: 0, codeBlocks, held: 0 });
+      // The scales, and so the tokens that are missed, are those of the blocks: the codes of the first tokens come again.
+      op.encode(commands, io, { tokens: come, block, codeBlocks, held: kept - (block - 1) * BLOCK });
+      commands.submit();
+      const more = await gpu.readU32(io.more), scales = fromF16Array(new Uint16Array(await gpu.read(io.scales)));
+      const errors = tokenErrorsRef(
+        await gpu.readF32(io.residual),
+        scales.subarray(block * BLOCK),
+        { heads, headDim: codec.headDim, tokens: come },
+        blocks(tokens) * BLOCK,
+      );
+      const limits = await gpu.readF32(io.thresholds);
+      const codesOf = (token: number) => [...all.subarray(token * list.length + few, (token + 1) * list.length)];
+      for (let k = 0; k < heads; k++) {
+        for (let t = 0; t < block * BLOCK + come; t++) {
+          if (t >= kept && t < block * BLOCK) continue;
+          const from = t < kept ? t : t - block * BLOCK;
+          const misses = t < kept ? missed[k * tokens + t]! : errors[k * come + from]! > limits[k]!;
+          assertEquals(
+            furtherCodes(codec, heads, more, { codeBlocks, room }, k, t),
+            misses ? codesOf(k * tokens + from) : [],
+            `token ${t} of head ${k}`,
+          );
+        }
+      }
+    });
+  }
+  await t.step("rejects tokens that there are no residuals of", async () => {
+    const it = CASES[3]!, { io, owned, codeBlocks } = sampleOf(gpu, it), op = await CodeTier.create(gpu, it.codec);
+    using _ = owned;
     assertThrows(
       () => op.encode(gpu.commands(), io, { tokens: 33, block: 0, codeBlocks, held: 0 }),
       RangeError,
       "33 tokens from block 0",
     );
-    const { base: _, ...plain } = codec as CodecShape;
-    assertEquals(roomOf(plain, 1, codeBlocks, 6), 0);
   });
 });

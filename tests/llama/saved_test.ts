@@ -1,9 +1,12 @@
 /** Sessions that are saved, restored and put behind others. */
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
+import { sizesOf } from "../../src/attention/code_attention.ts";
 import { CodeCache } from "../../src/attention/code_cache.ts";
 import { ExactCache } from "../../src/attention/exact_cache.ts";
 import type { KvCache } from "../../src/attention/kv_cache.ts";
+import { moreBits } from "../../src/core/codec.ts";
 import { FileFormatError } from "../../src/core/errors.ts";
+import { BLOCK, blocks } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { readSafetensors, type TensorSource, writeSafetensors } from "../../src/files/safetensors.ts";
 import { openSource } from "../../src/files/source.ts";
@@ -11,6 +14,7 @@ import { inspectCache } from "../../src/llama/inspect.ts";
 import { inside, type KvOptions, type Llama } from "../../src/llama/llama.ts";
 import { openCache } from "../../src/llama/saved.ts";
 import { Session } from "../../src/llama/session.ts";
+import { furtherCodes } from "../../src/ref/code_tier.ts";
 import { CODES, CONTEXT, go, IDS, type Open, SHAPE, TIERS, within } from "./_small.ts";
 
 for (const [name, kv] of [["an exact cache", {}], ["a cache of codes", CODES], ["a cache in tiers", TIERS]] as const) {
@@ -239,6 +243,67 @@ Deno.test("attention over re-based tokens is attention over the same vectors at 
     }
   });
 });
+
+function ones(mask: number): number {
+  return mask.toString(2).replaceAll("0", "").length;
+}
+
+/** Words of a cache's array. */
+async function wordsOf(cache: KvCache, name: string): Promise<Uint32Array> {
+  return new Uint32Array(await cache.arrays(cache.layout()).find((array) => array.name === name)!.read());
+}
+
+Deno.test("append() puts further codes behind those held while there is room", () =>
+  within(async (_, open) => {
+    using llama = await open(TIERS, { maxContext: 400 });
+    const { attention } = inside(llama).compressed!, { kvHeads } = SHAPE, rng = new Rng(5);
+    using source = new CodeCache(attention, SHAPE.layers, 400);
+    using cache = new CodeCache(attention, SHAPE.layers, 400);
+    await feed(llama, source, rows(196, 2));
+    const layout = source.layout(), count = blocks(layout.runs[0]!), changed = new Map<string, Uint32Array>();
+    for (const { name, shape } of source.arrays(layout)) {
+      const isIndex = name.endsWith(".index"), size = shape.reduce((a, b) => a * b, 1);
+      if (!isIndex && !name.endsWith(".further")) continue;
+      const words = Uint32Array.from({ length: size }, () => rng.u32() | (isIndex ? rng.u32() | rng.u32() : 0));
+      for (let at = 1; isIndex && at < size; at += 2) {
+        words[at] = at < 2 * kvHeads ? 0 : words[at - 2 * kvHeads]! + ones(words[at - 1 - 2 * kvHeads]!);
+      }
+      changed.set(name, words);
+    }
+    const arrays = new Map(source.arrays(layout).map((array) => [array.name, array]));
+    const read = async (name: string) => changed.get(name)?.slice().buffer ?? await arrays.get(name)!.read();
+    let straddling = 0, lost = 0;
+    for (let held = 0; held < 2; held++) { // in front of what comes, tokens that were exact get further codes of their own
+      await cache.append(layout, read, 0);
+      for (const side of ["keys", "values"] as const) {
+        const { encoder: { codec } } = attention[side], { room } = sizesOf(attention[side], kvHeads, 400);
+        for (let layer = 0; layer < SHAPE.layers; layer++) {
+          const name = `layers.${layer}.${side}`, further = changed.get(`${name}.further`)!;
+          const index = await wordsOf(cache, `${name}.index`), codeBlocks = index.length / 2 / kvHeads;
+          const ours = await wordsOf(cache, `${name}.further`), base = codeBlocks - count;
+          const mine = { codeBlocks, room: ours.length / kvHeads / moreBits(codec) * BLOCK };
+          const given = { codeBlocks: count, room: further.length / kvHeads / moreBits(codec) * BLOCK };
+          const more = Uint32Array.of(...index, ...ours);
+          const before = Uint32Array.of(...changed.get(`${name}.index`)!, ...further);
+          for (let k = 0; k < kvHeads; k++) {
+            let rank = index[2 * (base * kvHeads + k) + 1]!;
+            straddling += Number(rank % BLOCK > 0);
+            for (let t = 0; t < count * BLOCK; t++) {
+              const want = furtherCodes(codec, kvHeads, before, given, k, t);
+              const fits = want.length > 0 && rank++ < room;
+              lost += Number(want.length > 0 && !fits);
+              assertEquals(
+                furtherCodes(codec, kvHeads, more, mine, k, t + base * BLOCK),
+                fits ? want : [],
+                `token ${t} of head ${k} of ${name}, behind ${held}`,
+              );
+            }
+          }
+        }
+      }
+    }
+    assert(straddling > 0 && lost > 0, `${straddling} began amid a block, ${lost} found no room`);
+  }));
 
 for (const [name, kv] of [["codes", CODES], ["tiers", TIERS]] as const) {
   Deno.test(`append() puts a saved text behind any other, in ${name}`, () =>

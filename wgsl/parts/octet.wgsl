@@ -2,10 +2,11 @@
 // codes is whole words, three of a pair stage and two of a sub stage, so each code is cut out by constant shifts.
 //
 //   codes  u32    [blocks][K][bits]
+//   more   u32                       further codes of some tokens, by rank; with MORE = 0 nothing of it is read
 //   quads  vec2u  [S][QUADS]         x: the stage's field over the quad, its first word in a block, and STAGE_PAIR;
 //                                    y: the stage's first row of the table  (src/kernels/packed_codes.ts)
 //
-// The importing kernel imports a words part, declares these bindings and QUADS.
+// The importing kernel imports a words part, declares these bindings, QUADS, and STAGES of all tokens and MORE of some.
 
 const STAGE_PAIR: u32 = 0x80000000u;
 
@@ -20,8 +21,9 @@ struct Octet {
     h: Words,
 }
 
-fn octet_words(block: u32, octet: u32, field: u32) -> vec3u {
+fn octet_words(is_further: bool, block: u32, octet: u32, field: u32) -> vec3u {
     let at = block + (field & 0xffffu) + select(2u, 3u, field >= STAGE_PAIR) * octet;
+    if is_further { return vec3u(more[at], more[at + 1u], more[at + 2u]); }
     return vec3u(codes[at], codes[at + 1u], codes[at + 2u]);
 }
 
@@ -35,19 +37,21 @@ fn octet_sub(x: Words, at: u32, code: u32) -> Words {
     return words_add(x, words_at(at + (code & 255u) * QUADS));
 }
 
-/// The sums of stages `[first, end)` of octet 0 to 3 of the block whose codes begin at word `block`; the head's table
-/// begins at row `row`.
-fn octet_decode(block: u32, octet: u32, row: u32, quad: u32, first: u32, end: u32) -> Octet {
+/// The sums of the stages of all tokens, or (give a literal) the further ones, of octet 0 to 3 of the block whose codes
+/// begin at word `block`; the head's table begins at row `row`.
+fn octet_decode(is_further: bool, block: u32, octet: u32, row: u32, quad: u32) -> Octet {
+    let first = select(0u, STAGES, is_further);
+    let end = select(STAGES, STAGES + MORE, is_further);
     let none = words_none();
     var x = Octet(none, none, none, none, none, none, none, none);
     var field = quads[first * QUADS + quad];
-    var w = octet_words(block, octet, field.x);
+    var w = octet_words(is_further, block, octet, field.x);
     for (var s = first; s < end; s++) {
         let is_pair = field.x >= STAGE_PAIR;
         let at = (row + field.y) * QUADS + quad;
         let c = w;
         field = quads[min(s + 1u, end - 1u) * QUADS + quad]; // the next stage's codes travel meanwhile
-        w = octet_words(block, octet, field.x);
+        w = octet_words(is_further, block, octet, field.x);
         if is_pair {
             x.a = octet_pair(x.a, at, c.x);
             x.b = octet_pair(x.b, at, c.x >> 12u);
@@ -69,20 +73,4 @@ fn octet_decode(block: u32, octet: u32, row: u32, quad: u32, first: u32, end: u3
         }
     }
     return x;
-}
-
-/// Adds to token `t` of the octet.
-fn octet_add(x: Octet, t: u32, y: Words) -> Octet {
-    var sum = x;
-    switch t {
-        case 0u: { sum.a = words_add(x.a, y); }
-        case 1u: { sum.b = words_add(x.b, y); }
-        case 2u: { sum.c = words_add(x.c, y); }
-        case 3u: { sum.d = words_add(x.d, y); }
-        case 4u: { sum.e = words_add(x.e, y); }
-        case 5u: { sum.f = words_add(x.f, y); }
-        case 6u: { sum.g = words_add(x.g, y); }
-        default: { sum.h = words_add(x.h, y); }
-    }
-    return sum;
 }

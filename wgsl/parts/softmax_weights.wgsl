@@ -1,5 +1,6 @@
 // Softmax weights of tokens from their scores, a chunk of query heads at a time. The importing kernel imports a heads
-// part and reduce, declares WG, the bindings scores: array<Heads> and scales: array<u32>, and params.first.
+// part and reduce, declares WG, the binding scores: array<Heads> and what token_scale needs.
+#import token_scale
 
 /// The largest scores of tokens `[begin, end)`, over the workgroup.
 fn scores_max(out: u32, begin: u32, end: u32, lane: u32) -> Heads {
@@ -13,9 +14,4 @@ fn scores_max(out: u32, begin: u32, end: u32, lane: u32) -> Heads {
         all.w = workgroup_max(own.w, lane);
     }
     return heads_of(all);
-}
-
-fn scale_at(t: u32) -> f32 {
-    let both = unpack2x16float(scales[(params.first + t) >> 1u]);
-    return select(both.x, both.y, (t & 1u) != 0u);
 }
