@@ -75,8 +75,8 @@ export {
   type ModelInspection,
   type StageUse,
 } from "./src/llama/inspect.ts";
-export { calibrateTiers, type CalibrateTiersOptions, type TierShare, type TierShares } from "./src/llama/tiers.ts";
-export { trainCodebooks, type TrainCodebooksOptions } from "./src/llama/train.ts";
+export { calibrateTiers, type CalibrateTiersOptions, type TierPlans, type TierStages } from "./src/training/tiers.ts";
+export { trainCodebooks, type TrainCodebooksOptions } from "./src/training/train.ts";
 export type { SamplingOptions } from "./src/llama/sampler.ts";
 export type { CacheKind } from "./src/llama/saved.ts";
 export type { GenerateOptions, Prompt, Session } from "./src/llama/session.ts";

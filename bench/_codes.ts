@@ -1,7 +1,7 @@
 /** Packed streams for the benches over codes: the shape of an 8B LLaMA, one layer. */
 import { codeBits, type CodecShape, moreBits, pairStages, type Stage } from "../src/core/codec.ts";
 import { toF16Array } from "../src/core/f16.ts";
-import { moreRoom, moreSize } from "../src/core/pack.ts";
+import { indexWord, moreRoom, moreStarts } from "../src/core/pack.ts";
 import { Rng } from "../src/core/rng.ts";
 import { ropeTable, ropeTableRows } from "../src/core/rope_table.ts";
 import { codeShapes } from "../src/core/shapes.ts";
@@ -34,21 +34,31 @@ export const CODECS: Readonly<Record<string, CodecShape>> = {
   "2p+3s8+s16": stages("p", "p", 8, 8, 8, 16),
 };
 
-/** A codec, and the share of tokens that have further codes. */
+/** A codec, and the shares of each head's tokens that have further codes. */
 interface Side {
   readonly codec: CodecShape;
-  readonly share: number;
+  readonly shares: readonly number[];
+}
+
+/** Shares by head: as uneven as their prices make them, 3/8 on average. */
+const SHARES = [0, 0.05, 0.15, 0.25, 0.4, 0.55, 0.7, 0.9].slice(-HEADS.kvHeads);
+
+function tiers(keys: CodecShape, values: CodecShape): Record<"keys" | "values", Side> {
+  return {
+    keys: { codec: { ...keys, base: 4 }, shares: SHARES },
+    values: { codec: { ...values, base: 4 }, shares: SHARES },
+  };
 }
 
 /** Keys and values in one tier of each codec, and in two as a 64-channel model's default scales to this shape, at 1 bit. */
 export const SIDES: Readonly<Record<string, Readonly<Record<"keys" | "values", Side>>>> = {
   ...Object.fromEntries(
-    Object.entries(CODECS).map(([name, codec]) => [name, { keys: { codec, share: 0 }, values: { codec, share: 0 } }]),
+    Object.entries(CODECS).map((
+      [name, codec],
+    ) => [name, { keys: { codec, shares: [] }, values: { codec, shares: [] } }]),
   ),
-  tiers: {
-    keys: { codec: { ...pairStages(HEADS.headDim, 26, false), base: 10 }, share: 0.12 },
-    values: { codec: { ...pairStages(HEADS.headDim, 14, false), base: 4 }, share: 0.2 },
-  },
+  tiers: tiers(pairStages(HEADS.headDim, 24, false), pairStages(HEADS.headDim, 16, false)),
+  "tiers, mixed": tiers(stages("p", "p", 32, 64, 8, 8, 8, 16, 32), stages("p", "p", 32, 64, 8, 8, 32)),
 };
 
 const rng = new Rng(3), noise = Uint32Array.from({ length: 2 ** 18 }, () => rng.u32());
@@ -73,26 +83,28 @@ export interface Stream extends Disposable {
   readonly bytes: number;
 }
 
-/** Random further codes of about a share of the tokens. */
-function further(codec: CodecShape, tokens: number, share: number): Tensor {
-  const { kvHeads } = HEADS, codeBlocks = tokens / 32, room = moreRoom(tokens, share);
-  const words = Uint32Array.from({ length: moreSize(codec, kvHeads, codeBlocks, room) }, () => rng.u32());
+/** Random further codes of about a share of each head's tokens. */
+function further(codec: CodecShape, tokens: number, shares: readonly number[]): Tensor {
+  const { kvHeads } = HEADS, codeBlocks = tokens / 32, rooms = shares.map((share) => moreRoom(tokens, share));
+  const starts = moreStarts(codec, rooms, codeBlocks);
+  const words = Uint32Array.from({ length: starts[kvHeads]! }, () => rng.u32());
+  words.set(starts);
   for (let k = 0; k < kvHeads; k++) {
     let count = 0;
     for (let block = 0; block < codeBlocks; block++) {
       let mask = 0, held = 0;
-      for (let t = 0; t < 32; t++) if (count + held < room && rng.uniform() < share) held++, mask |= 1 << t;
-      words.set([mask, count], 2 * (block * kvHeads + k));
+      for (let t = 0; t < 32; t++) if (count + held < rooms[k]! && rng.uniform() < shares[k]!) held++, mask |= 1 << t;
+      words.set([mask, count], indexWord(kvHeads, block, k));
       count += held;
     }
   }
   return gpu.upload("more", "u32", [words.length], words);
 }
 
-/** A stream of `tokens` random codes; `part` of the bytes to rotate are its, and `share` of its tokens have further codes. */
-export function stream(codec: CodecShape, tokens: number, part = 1, share = 0): Stream {
+/** A stream of `tokens` random codes; `part` of the bytes to rotate are its, `shares [K]` of its tokens have further codes. */
+export function stream(codec: CodecShape, tokens: number, part = 1, shares: readonly number[] = []): Stream {
   const { kvHeads } = HEADS, codeBlocks = tokens / 32, shapes = codeShapes({ codec, kvHeads, codeBlocks });
-  const ofTiers = kvHeads * (share * moreBits(codec) / 8 + (share > 0 ? 0.25 : 0));
+  const ofTiers = shares.reduce((sum, share) => sum + share * moreBits(codec) / 8 + 0.25, 0);
   const bytes = tokens * (kvHeads * codeBits(codec) / 8 + 2 + ofTiers), owned = new DisposableStack();
   const count = Math.ceil((software ? 2 ** 20 : ROTATE_BYTES) * part / bytes);
   const scaleBits = toF16Array(new Float32Array(tokens).fill(0.03));
@@ -102,7 +114,7 @@ export function stream(codec: CodecShape, tokens: number, part = 1, share = 0): 
     copies: Array.from({ length: count }, () => ({
       codes: owned.use(noisy("codes", shapes.codes)),
       scales: owned.use(gpu.upload("scales", "f16", shapes.scales, scaleBits)),
-      ...codec.base !== undefined && { more: owned.use(further(codec, tokens, share)) },
+      ...codec.base !== undefined && { more: owned.use(further(codec, tokens, shares)) },
     })),
     bytes,
     [Symbol.dispose]: () => owned.dispose(),

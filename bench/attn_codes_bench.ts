@@ -55,8 +55,8 @@ for (const tokens of CONTEXTS) {
   }
   for (const [name, of] of Object.entries(SIDES)) {
     const dims = { qHeads, kvHeads, keys: of.keys.codec, values: of.values.codec };
-    using keys = stream(of.keys.codec, tokens, 0.5, of.keys.share);
-    using values = stream(of.values.codec, tokens, 0.5, of.values.share);
+    using keys = stream(of.keys.codec, tokens, 0.5, of.keys.shares);
+    using values = stream(of.values.codec, tokens, 0.5, of.values.shares);
     const chosen = chooseAttnCodes(dims, gpu);
     const { values: decode } = chooseAttnCodes({ ...dims, values: CODECS["p+s8+s16+s32"]! }, gpu);
     const commuted = { ...chosen.keys, words: "words_f32", heads: 1, isCommuted: true } as const;

@@ -11,9 +11,9 @@ import { time } from "./_harness.ts";
 
 using ropeTable = rope(gpu);
 using q = queries(gpu);
-for (const [name, { keys: { codec, share } }] of Object.entries(SIDES)) {
+for (const [name, { keys: { codec, shares } }] of Object.entries(SIDES)) {
   const dims = { ...HEADS, codec }, chosen = chooseAttnCodesScores(dims, gpu);
-  using keys = stream(codec, LONGEST, 1, share);
+  using keys = stream(codec, LONGEST, 1, shares);
   const changes: Partial<AttnCodesScoresVariant>[] = software ? [{}] : [
     {},
     ...(["words_f16", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),

@@ -7,9 +7,9 @@ import { gpu, HEADS, LONGEST, perToken, repetitions, SIDES, software, stream } f
 import { time } from "./_harness.ts";
 
 const { qHeads, headDim } = HEADS;
-for (const [name, { values: { codec, share } }] of Object.entries(SIDES)) {
+for (const [name, { values: { codec, shares } }] of Object.entries(SIDES)) {
   const dims = { ...HEADS, codec }, chosen = chooseAttnCodesValues(dims, gpu);
-  using values = stream(codec, LONGEST, 1, share);
+  using values = stream(codec, LONGEST, 1, shares);
   const changes: Partial<TableLayout>[] = software ? [{}] : [
     {},
     ...(["words_f16", "words_half"] as TableLayout["words"][]).map((words) => ({ words })),

@@ -6,8 +6,8 @@ import { time } from "./_harness.ts";
 
 using ropeTable = rope(gpu);
 const { kvHeads } = HEADS, tokens = Math.min(LONGEST, 8192), tableRows = ropeTable.shape[0]!;
-for (const [name, { keys: { codec, share } }] of Object.entries(SIDES)) {
-  using packed = stream(codec, LONGEST, 1, share);
+for (const [name, { keys: { codec, shares } }] of Object.entries(SIDES)) {
+  using packed = stream(codec, LONGEST, 1, shares);
   const shapes = codeDecodeShapes({ codec, kvHeads, codeBlocks: 0, capacity: tokens, tableRows });
   using out = gpu.alloc("out", "u32", shapes.out);
   for (const rotate of [false, true]) {

@@ -11,7 +11,7 @@ import { isAdditive, readCodebook } from "../src/codebook/file.ts";
 import { layerNmse, measureStages } from "../src/codebook/train.ts";
 import { rowsOf } from "../src/codebook/train_codebook.ts";
 import { type ValueArrays, ValueEncoder } from "../src/codebook/value_encoder.ts";
-import { Calibration } from "../src/llama/calibrate.ts";
+import { Calibration } from "../src/training/calibrate.ts";
 import { inside, load } from "../src/llama/llama.ts";
 
 const [text, ...paths] = Deno.args as [string, ...string[]];

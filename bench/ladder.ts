@@ -32,8 +32,8 @@ const CODEBOOKS: Readonly<Record<string, Omit<TrainCodebooksOptions, "texts">>> 
 const EVEN = { 1: { keys: 5, values: 5 }, 2: { keys: 10, values: 10 } };
 const SPLIT = { 1: { keys: 7, values: 3 }, 2: { keys: 12, values: 8 } };
 const TIERS = {
-  1: { keys: { base: 4, stages: 12, share: 0.24 }, values: { base: 2, stages: 7, share: 0.23 } },
-  2: { keys: { base: 9, stages: 14, share: 0.25 }, values: { base: 8, stages: 12, share: 0.2 } },
+  1: { keys: { base: 2, stages: 12 }, values: { base: 2, stages: 8 } },
+  2: { keys: { base: 7, stages: 14 }, values: { base: 6, stages: 12 } },
 };
 
 /** A codebook and how it is applied. */

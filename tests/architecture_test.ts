@@ -15,6 +15,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   attention: ["kernels", "gpu", "files", "core"],
   llama: ["attention", "codebook", "kernels", "gpu", "files", "text", "core"],
   eval: ["llama", "attention", "codebook", "kernels", "gpu", "files", "text", "core"],
+  training: ["eval", "llama", "attention", "codebook", "kernels", "gpu", "files", "text", "core"],
   cli: [], // the public surface only: mod.ts
 };
 

@@ -43,8 +43,6 @@ struct Params {
     first: u32,    // first token, a multiple of 32
     tokens: u32,
     capacity: u32, // tokens that the scores have room for, a multiple of 8
-    more_at: u32,  // first word of further codes
-    room: u32,     // tokens of a head that may have some
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4f>;

@@ -45,8 +45,6 @@ struct Params {
     tokens: u32,
     capacity: u32, // tokens that the scores have room for, a multiple of 8
     state: u32,    // partial state of the first split
-    more_at: u32,  // first word of further codes
-    room: u32,     // tokens of a head that may have some
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> scores: array<Heads>;

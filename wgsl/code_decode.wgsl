@@ -7,7 +7,7 @@
 //   quads       u32    [S][P/4][2]          parts/octet.wgsl
 //   scales      f16    [T]                  packed in pairs
 //   rope_table  vec2f  [256 + context/256][P]
-//   more        u32                         further codes of some tokens: src/core/pack.ts, codes from params.more_at on
+//   more        u32                         further codes of some tokens: src/core/pack.ts
 //   out         f16    [K][capacity][HEAD_DIM], packed in pairs
 //
 // A lane takes four pairs of eight tokens: x covers octets and quads, y heads. What half precision cannot hold is
@@ -33,8 +33,6 @@ struct Params {
     tokens: u32,
     slot: u32,     // where the first token goes
     capacity: u32,
-    more_at: u32,  // first word of further codes
-    room: u32,     // tokens of a head that may have some
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<TableQuad>;
@@ -64,7 +62,7 @@ fn store(x: Words, head: u32, t: u32, quad: u32) {
 
 /// The sum of the further stages of the token of a head whose rank is `rank`.
 fn further_words(head: u32, rank: u32, quad: u32) -> Words {
-    let block = params.more_at + (head * (params.room >> 5u) + (rank >> 5u)) * MORE_BITS;
+    let block = more[head] + (rank >> 5u) * MORE_BITS;
     var x = words_none();
     for (var s = STAGES; s < STAGES + MORE; s++) {
         let field = quads[s * QUADS + quad];
@@ -108,9 +106,10 @@ fn main(
     let block = (token >> 5u) * grid.y + wg.y;
     var x = octet_decode(false, block * BITS, (token >> 3u) & 3u, wg.y * ROWS, quad);
     if MORE > 0u {
-        let mask = more[2u * block];
+        let at = grid.y + 1u + 2u * block;
+        let mask = more[at];
         let octet = token & 24u;
-        var rank = more[2u * block + 1u] + countOneBits(mask & ((1u << octet) - 1u));
+        var rank = more[at + 1u] + countOneBits(mask & ((1u << octet) - 1u));
         for (var left = (mask >> octet) & 255u; left != 0u; left &= left - 1u) {
             x = octet_add(x, firstTrailingBit(left), further_words(wg.y, rank, quad));
             rank++;

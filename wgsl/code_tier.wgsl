@@ -8,7 +8,7 @@
 //   fields      vec4u  [FIELDS]                      only the last number is read: 0 for a field of 12 bits, else 8
 //   all         u32    [K][capacity][32][FIELDS]     codes of all stages, found together
 //   raw         u32    [K][capacity][32][FEW]        codes of the first stages; of a token with further codes, those of `all`
-//   more        u32                                  index and further codes (src/core/pack.ts), blocks from `block` on
+//   more        u32                                  starts, index and further codes (src/core/pack.ts), blocks from `block` on
 //
 // One workgroup per head, over 256 tokens at a time. Places of further codes may hold others, from before a rewind: they
 // are cleared before the first is written.
@@ -24,8 +24,6 @@ struct Params {
     scale: u32,
     block: u32,
     held: u32,     // tokens of the block before it that count
-    more_at: u32,  // first word of further codes
-    room: u32,     // tokens of a head that may have some
 }
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> residual: array<f32>;
@@ -57,9 +55,14 @@ fn width(field: u32) -> u32 {
     return select(8u, 12u, fields[field].w == 0u);
 }
 
+/// First word of the index of a block and head, of `heads`.
+fn index_word(block: u32, head: u32, heads: u32) -> u32 {
+    return heads + 1u + 2u * (block * heads + head);
+}
+
 /// First word of the block of a head's further codes that holds a rank.
 fn further_block(head: u32, rank: u32) -> u32 {
-    return params.more_at + (head * (params.room >> 5u) + (rank >> 5u)) * MORE_BITS;
+    return atomicLoad(&more[head]) + (rank >> 5u) * MORE_BITS;
 }
 
 /// Clears the places of ranks `[first, last)`, at most WG, and of those after them in the last's block: a lane for each
@@ -103,9 +106,10 @@ fn main(
 ) {
     let head = wg.x;
     let own = lane >> 5u;
+    let room = (atomicLoad(&more[head + 1u]) - atomicLoad(&more[head])) / MORE_BITS * 32u;
     var count = 0u; // of the head's earlier tokens that have further codes
     if params.held > 0u {
-        let at = 2u * ((params.block - 1u) * grid.x + head);
+        let at = index_word(params.block - 1u, head, grid.x);
         count = atomicLoad(&more[at + 1u]) + countOneBits(atomicLoad(&more[at]) & (0xffffffffu >> (32u - params.held)));
     }
     for (var tile = 0u; tile < params.tokens; tile += WG) {
@@ -122,20 +126,20 @@ fn main(
             count += tokens;
             if b < own { first += tokens; }
         }
-        count = min(count, params.room);
-        first = min(first, params.room);
+        count = min(count, room);
+        first = min(first, room);
         let rank = first + countOneBits(atomicLoad(&sh_masks[own]) & below(lane & 31u));
         workgroupBarrier();
-        if missed && rank >= params.room { atomicAnd(&sh_masks[own], ~(1u << (lane & 31u))); }
+        if missed && rank >= room { atomicAnd(&sh_masks[own], ~(1u << (lane & 31u))); }
         clear(head, before, count, lane);
         storageBarrier();
         workgroupBarrier();
         if (lane & 31u) == 0u && t < params.tokens {
-            let at = 2u * ((params.block + (t >> 5u)) * grid.x + head);
+            let at = index_word(params.block + (t >> 5u), head, grid.x);
             atomicStore(&more[at], atomicLoad(&sh_masks[own]));
             atomicStore(&more[at + 1u], first);
         }
-        if missed && rank < params.room { write_codes(head, t, rank); }
+        if missed && rank < room { write_codes(head, t, rank); }
         workgroupBarrier(); // the masks are cleared next
     }
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { codeBits, type CodecShape } from "../core/codec.ts";
-import { BLOCK, blocks, moreRoom, moreSize } from "../core/pack.ts";
+import { BLOCK, blocks, moreRoom, moreStarts } from "../core/pack.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
@@ -34,15 +34,19 @@ export interface BlockEncoder {
 export interface Side {
   readonly encoder: BlockEncoder;
   readonly layers: readonly Words[];
-  /** Of its tokens, those that are meant to have further codes, if its codec has tiers. */
-  readonly share?: number;
+  /** Of each layer's and head's tokens, those that are meant to have further codes, if its codec has tiers. */
+  readonly shares?: readonly (readonly number[])[];
 }
 
-/** What a side of a layer takes for `capacity` tokens: blocks, tokens of a head with further codes, and words of these. */
-export function sizesOf({ encoder: { codec }, share = 0 }: Side, kvHeads: number, capacity: number) {
-  const count = blocks(capacity) + MAX_RUNS, isTiered = codec.base !== undefined;
-  const room = isTiered ? moreRoom(capacity, share) : 0;
-  return { count, room, more: isTiered ? moreSize(codec, kvHeads, count, room) : 0 };
+/** What a side of a layer takes for `capacity` tokens: blocks; and if there are tiers, each head's room, and the starts. */
+export function sizesOf({ encoder: { codec }, shares }: Side, layer: number, capacity: number) {
+  const count = blocks(capacity) + MAX_RUNS, rooms = shares?.[layer]?.map((share) => moreRoom(capacity, share)) ?? [];
+  return { count, rooms, starts: shares && moreStarts(codec, rooms, count) };
+}
+
+/** Words that further codes of a side of a layer take. */
+export function moreOf(side: Side, layer: number, capacity: number): number {
+  return sizesOf(side, layer, capacity).starts?.at(-1) ?? 0;
 }
 
 /** Tokens kept exact. */
@@ -133,7 +137,8 @@ export class CodeAttention implements Disposable {
 
   /** Bits that an element takes as allocated, in codes and scales. */
   bits(side: "keys" | "values"): number {
-    const { kvHeads, headDim } = this.exact.dims, { more } = sizesOf(this[side], kvHeads, this.context);
+    const { kvHeads, headDim } = this.exact.dims, { layers } = this[side];
+    const more = layers.reduce((sum, _, l) => sum + moreOf(this[side], l, this.context), 0) / layers.length;
     const ofBlocks = codeBits(this[side].encoder.codec) / headDim;
     return ofBlocks + 32 * more / (this.context * kvHeads * headDim) + 16 / (kvHeads * headDim);
   }

@@ -4,10 +4,11 @@
  * @module
  */
 import { codeBits, moreBits } from "../core/codec.ts";
-import { BLOCK, blocks, putRanks } from "../core/pack.ts";
+import { BLOCK, blocks, INDEX_WORDS, indexWord, putRanks } from "../core/pack.ts";
 import type { Commands } from "../gpu/commands.ts";
 import { elements, type Tensor } from "../gpu/tensor.ts";
-import { type CodeAttention, sizesOf } from "./code_attention.ts";
+import { allocMore } from "../kernels/packed_codes.ts";
+import { type CodeAttention, moreOf, sizesOf } from "./code_attention.ts";
 import {
   type CacheArray,
   type CacheLayout,
@@ -59,16 +60,16 @@ export class CodeCache implements KvCache {
     const { gpu, ring, kept, exact: { dims: { kvHeads, headDim, qHeads } } } = attention;
     const alloc = (label: string, dtype: "u32" | "f16", ...shape: number[]): Tensor =>
       this.#owned.use(gpu.alloc(label, dtype, shape));
-    const side = (name: "keys" | "values") => {
-      const { count, more } = sizesOf(attention[name], kvHeads, capacity);
+    const side = (name: "keys" | "values", layer: number) => {
+      const { count, starts } = sizesOf(attention[name], layer, capacity);
       return {
         exact: alloc(`exact ${name}`, "u32", kvHeads, kept.sinks + ring, headDim / 2),
         codes: alloc(`${name}' codes`, "u32", count, kvHeads, codeBits(attention[name].encoder.codec)),
         scales: alloc(`${name}' scales`, "f16", count * BLOCK),
-        ...more > 0 && { more: alloc(`${name}' further codes`, "u32", more) },
+        ...starts && { more: this.#owned.use(allocMore(gpu, starts)) },
       };
     };
-    this.#layers = Array.from({ length: layers }, () => ({ keys: side("keys"), values: side("values") }));
+    this.#layers = Array.from({ length: layers }, (_, l) => ({ keys: side("keys", l), values: side("values", l) }));
     this.#q = attention.exact.views(1).q.view(0, [qHeads, headDim]);
   }
 
@@ -96,11 +97,14 @@ export class CodeCache implements KvCache {
     capacity: number,
   ): number {
     const exact = 2 * kvHeads * (kept.sinks + ring) * headDim * 2;
-    const codes = [keys, values].map((side) => {
-      const { count, more } = sizesOf(side, kvHeads, capacity);
-      return count * (4 * kvHeads * codeBits(side.encoder.codec) + 2 * BLOCK) + 4 * more;
-    });
-    return layers * (exact + codes[0]! + codes[1]!);
+    let codes = 0;
+    for (const side of [keys, values]) {
+      const ofAll = 4 * kvHeads * codeBits(side.encoder.codec) + 2 * BLOCK;
+      for (let l = 0; l < layers; l++) {
+        codes += sizesOf(side, l, capacity).count * ofAll + 4 * moreOf(side, l, capacity);
+      }
+    }
+    return layers * exact + codes;
   }
 
   /** Tokens that a cache of `tokens`, never rewound, keeps exact. */
@@ -338,7 +342,7 @@ export class CodeCache implements KvCache {
         const { exact, codes, scales, more } = layer[side], name = `layers.${i}.${side}`;
         const shape = [count, ...codes.shape.slice(1)];
         return [
-          ...more ? this.#furtherArrays(name, side, more, count) : [],
+          ...more ? this.#furtherArrays(i, side, more, count) : [],
           {
             ...{ name: `${name}.exact`, dtype: "F16", shape: [kvHeads, near, headDim] },
             read: () => readRows(gpu, exact, this.#exactRows(this.#state)),
@@ -354,23 +358,24 @@ export class CodeCache implements KvCache {
   }
 
   /** The index of `count` blocks, and the blocks of as many tokens as may have further codes. */
-  #furtherArrays(name: string, side: "keys" | "values", more: Tensor, count: number): CacheArray[] {
+  #furtherArrays(layer: number, side: "keys" | "values", more: Tensor, count: number): CacheArray[] {
     const { attention: { gpu, exact: { dims: { kvHeads } }, ...attention }, capacity } = this;
-    const { encoder: { codec } } = attention[side], sizes = sizesOf(attention[side], kvHeads, capacity);
-    const bits = moreBits(codec), rows = Math.min(sizes.room / BLOCK, count);
-    const parts = Array.from({ length: kvHeads }, (_, k) => ({
-      from: 2 * sizes.count * kvHeads + k * sizes.room / BLOCK * bits,
-      count: rows * bits,
-    }));
-    const index = { from: 0, count: count * kvHeads * 2 };
+    const { rooms, starts } = sizesOf(attention[side], layer, capacity), bits = moreBits(attention[side].encoder.codec);
+    const held = rooms.map((room) => Math.min(room / BLOCK, count) * bits), rows = Math.max(...held) / bits;
+    const parts = held.map((words, k) => ({ from: starts![k]!, count: words })), name = `layers.${layer}.${side}`;
+    const index = { from: indexWord(kvHeads, 0, 0), count: count * kvHeads * INDEX_WORDS };
     return [
       {
-        ...{ name: `${name}.index`, dtype: "U32", shape: [count, kvHeads, 2] },
+        ...{ name: `${name}.index`, dtype: "U32", shape: [count, kvHeads, INDEX_WORDS] },
         read: () => readWords(gpu, more, [index]),
       },
       {
         ...{ name: `${name}.further`, dtype: "U32", shape: [kvHeads, rows, bits], mostRows: count },
-        read: () => readWords(gpu, more, parts),
+        read: async () => {
+          const all = new Uint32Array(await readWords(gpu, more, parts)), out = new Uint32Array(kvHeads * rows * bits);
+          held.reduce((at, words, k) => (out.set(all.subarray(at, at + words), k * rows * bits), at + words), 0);
+          return out.buffer;
+        },
       },
     ];
   }
@@ -380,6 +385,7 @@ export class CodeCache implements KvCache {
    * its tokens keep the stages of all.
    */
   async #appendFurther(
+    layer: number,
     side: "keys" | "values",
     more: Tensor,
     base: number,
@@ -389,8 +395,8 @@ export class CodeCache implements KvCache {
   ): Promise<void> {
     const { gpu, exact: { dims: { kvHeads } }, ...attention } = this.attention,
       { encoder: { codec } } = attention[side];
-    const bits = moreBits(codec), { count, room } = sizesOf(attention[side], kvHeads, this.capacity);
-    const last = { from: 2 * (base - 1) * kvHeads, count: 2 * kvHeads };
+    const bits = moreBits(codec), { rooms, starts } = sizesOf(attention[side], layer, this.capacity);
+    const last = { from: indexWord(kvHeads, base - 1, 0), count: INDEX_WORDS * kvHeads };
     const before = held > 0 ? new Uint32Array(await readWords(gpu, more, [last])) : undefined;
     const taken = Array.from(
       { length: kvHeads },
@@ -398,13 +404,13 @@ export class CodeCache implements KvCache {
     );
     // Blocks that the codes held end amid, or at.
     const ends = taken.map((rank, k) => ({
-      from: 2 * count * kvHeads + (k * room / BLOCK + (rank >>> 5)) * bits,
-      count: rank < room ? bits : 0,
+      from: starts![k]! + (rank >>> 5) * bits,
+      count: rank < rooms[k]! ? bits : 0,
     }));
     const ours = new Uint32Array(await readWords(gpu, more, ends)), rows = further.length / kvHeads / bits;
     let at = 0;
     for (const [k, { from, count }] of ends.entries()) {
-      const own = taken[k]! % BLOCK, fits = Math.min(rows * BLOCK, shiftRanks(index, kvHeads, k, taken[k]!, room));
+      const own = taken[k]! % BLOCK, fits = Math.min(rows * BLOCK, shiftRanks(index, kvHeads, k, taken[k]!, rooms[k]!));
       const theirs = further.subarray(k * rows * bits, (k * rows + blocks(fits)) * bits);
       let words = theirs;
       if (own > 0) {
@@ -415,7 +421,7 @@ export class CodeCache implements KvCache {
       if (fits > 0) gpu.write(more, words, 4 * from);
       at += count;
     }
-    gpu.write(more, index, 4 * 2 * base * kvHeads);
+    gpu.write(more, index, 4 * indexWord(kvHeads, base, 0));
   }
 
   /**
@@ -479,7 +485,7 @@ export class CodeCache implements KvCache {
         if (!more) continue;
         const index = new Uint32Array(await read(`${name}.index`)),
           further = new Uint32Array(await read(`${name}.further`));
-        await this.#appendFurther(side, more, base, endOf(before), index, further);
+        await this.#appendFurther(i, side, more, base, endOf(before), index, further);
       }
     }
     await gpu.settle();

@@ -6,8 +6,8 @@ import {
   load,
   recordedDistortion,
   type Stage,
-  type TierShare,
-  type TierShares,
+  type TierPlans,
+  type TierStages,
   trainCodebooks,
   type TrainCodebooksOptions,
 } from "../../mod.ts";
@@ -33,10 +33,10 @@ const TRAIN_HELP = `usage: commvq train --text F... --out C [OPTIONS]
   --value-stages A[,B]        likewise of values; without tiers K12 V8 and K7 V3 keep retrieval best
   --key-codec LIST    stages of keys in order, as p,p,16,8: p of pairs, a number of sub-vectors of as many pairs of channels
   --value-codec LIST  likewise of values; stage counts are of these then, and where none are given as many as fit the bits
-  --tiers B:K,V       tiers at B bits instead: stages of all tokens and of those that these miss by too much, and the share
-                      of these, of keys and of values, as 1:5-12@0.12,2-8@0.25; may be repeated
+  --tiers B:K,V       tiers of B bits instead: stages of all tokens and of those that these miss by too much, of keys and of
+                      values, as 1:4-12,2-7; may be repeated
   --soft              annealed soft assignment, as published; by default hard, as good in a third of the steps
-  --int8, --int4      store words in 8 bits, or those of stages after the fifth in 4
+  --int8, --int4      store words in 8 bits, or those of stages after the sixth in 4
   --seed S            equal seeds give equal codebooks on the same device (1)
   --resume            go on where an interrupted run stopped`;
 
@@ -72,17 +72,17 @@ function codecOf(args: Args, name: string, tied = false): Stage[] | undefined {
   });
 }
 
-/** Tiers from `--tiers 1:5-12@0.12,2-8@0.25`. */
-function tiersOf(args: Args): TierShares | undefined {
-  const out: Partial<Record<1 | 2, NonNullable<TierShares[1]>>> = {}, list = args.list("tiers");
+/** Tiers from `--tiers 1:4-12,2-7`. */
+function tiersOf(args: Args): TierPlans | undefined {
+  const out: Partial<Record<1 | 2, NonNullable<TierPlans[1]>>> = {}, list = args.list("tiers");
   for (const text of list) {
-    const side = (text: string): TierShare | undefined => {
-      const [, base, stages, share] = /^(\d+)-(\d+)@(0?\.\d+)$/.exec(text)?.map(Number) ?? [];
-      return share && base! > 0 && stages! > base! ? { base: base!, stages: stages!, share } : undefined;
+    const side = (text: string): TierStages | undefined => {
+      const [, base = 0, stages = 0] = /^(\d+)-(\d+)$/.exec(text)?.map(Number) ?? [];
+      return base > 0 && stages > base ? { base, stages } : undefined;
     };
     const [, bits, k = "", v = ""] = /^([12]):([^,]+),([^,]+)$/.exec(text) ?? [], keys = side(k), values = side(v);
     if (!keys || !values) {
-      throw new UsageError(`Cannot use --tiers ${text}: it must be as 1:5-12@0.12,2-8@0.25`);
+      throw new UsageError(`Cannot use --tiers ${text}: it must be as 1:4-12,2-7`);
     }
     out[Number(bits) as 1 | 2] = { keys, values };
   }
@@ -149,7 +149,7 @@ export async function train(argv: string[]): Promise<void> {
         command: ["train", ...argv.filter((a) => a !== "--resume")].map((a) => a.split("/").at(-1)!).join(" "),
       },
       onProgress: (p) => {
-        if (p.phase === "read") return bar.show("read", p.done, p.total);
+        if (p.phase !== "train") return bar.show(p.phase, p.done, p.total);
         const { layer, layers, side, head, stage, stages, distortion, secondsLeft } = p;
         const note =
           `layer ${layer + 1}/${layers} ${side}, head ${head}, stage ${stage + 1}/${stages}: NMSE ${

@@ -102,8 +102,8 @@ interface Side {
   readonly table: EncodeTable;
   readonly decode: CodeDecode;
   readonly quads: Tensor;
-  /** Share of tokens that have further codes. */
-  readonly share: number;
+  /** Of each head's tokens, those that are meant to have further codes, if there are tiers. */
+  readonly shares: readonly number[] | undefined;
 }
 
 /**
@@ -180,7 +180,7 @@ export class Codec implements Disposable {
       const encoder = owned.use(await Encoder.create(gpu, dims, codec, { form: "rows", beam }));
       const shape = [codec.stages.length, headDim / 8, 2];
       return {
-        ...{ codec, encoder, share: tier?.share ?? 0 },
+        ...{ codec, encoder, shares: tier?.shares[layer] },
         table: owned.use(encoder.table(words[layer]!, metrics[layer], tier?.thresholds[layer])),
         decode: await CodeDecode.create(gpu, codec, kvHeads),
         quads: owned.use(gpu.upload("quads", "u32", shape, codeQuads(codec))),
@@ -204,10 +204,10 @@ export class Codec implements Disposable {
   }
 
   async #encode(side: keyof Sides<unknown>, vectors: Float32Array): Promise<PackedVectors> {
-    const { kvHeads, headDim } = this.#dims, gpu = this.#gpu, { encoder, table, share } = this.#sides[side];
+    const { kvHeads, headDim } = this.#dims, gpu = this.#gpu, { encoder, table, shares } = this.#sides[side];
     const features = kvHeads * headDim, tokens = vectors.length / features, step = blocks(CHUNK / features) * BLOCK;
     using stack = new DisposableStack();
-    const { codes, scales, more } = encoder.allocCodes(tokens, share);
+    const { codes, scales, more } = encoder.allocCodes(tokens, shares);
     for (const tensor of [codes, scales, more]) stack.use(tensor);
     for (let first = 0; first < tokens; first += step) {
       const count = Math.min(step, tokens - first), commands = gpu.commands("encode");

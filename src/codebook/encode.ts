@@ -4,7 +4,7 @@
  * @module
  */
 import { baseOf, codeBits, type CodecShape, tableRows } from "../core/codec.ts";
-import { BLOCK, blocks, moreRoom, moreSize } from "../core/pack.ts";
+import { BLOCK, blocks, moreRoom, moreStarts } from "../core/pack.ts";
 import { codeBeamShapes, residualShape, type VectorDims } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Data, Gpu } from "../gpu/gpu.ts";
@@ -17,6 +17,7 @@ import { CodePack } from "../kernels/code_pack.ts";
 import { CodeResidual, type VectorForm } from "../kernels/code_residual.ts";
 import { CodeSearch } from "../kernels/code_search.ts";
 import { CodeTier } from "../kernels/code_tier.ts";
+import { allocMore } from "../kernels/packed_codes.ts";
 import { expectMetric } from "./metric.ts";
 import { tableOf } from "./words.ts";
 
@@ -211,16 +212,16 @@ export class Encoder implements Disposable {
   }
 
   /**
-   * Room for the codes and scales of `tokens` tokens, and for further codes of as many as `share` of them is meant to have
-   * some (`moreRoom`). The caller owns the tensors.
+   * Room for the codes and scales of `tokens` tokens, and for further codes of as many as `shares [K]` of them are meant to
+   * have some (`moreRoom`). The caller owns the tensors.
    */
-  allocCodes(tokens: number, share = 0): { codes: Tensor; scales: Tensor; more?: Tensor } {
+  allocCodes(tokens: number, shares?: readonly number[]): { codes: Tensor; scales: Tensor; more?: Tensor } {
     const { codec, gpu } = this, heads = this.dims.kvHeads, codeBlocks = blocks(tokens);
-    const size = moreSize(codec, heads, codeBlocks, moreRoom(tokens, share));
+    const rooms = Array.from({ length: heads }, (_, k) => moreRoom(tokens, shares?.[k] ?? 0));
     return {
       codes: gpu.alloc("codes", "u32", [codeBlocks, heads, codeBits(codec)]),
       scales: gpu.alloc("scales", "f16", [codeBlocks * BLOCK]),
-      ...codec.base !== undefined && { more: gpu.alloc("further codes", "u32", [size]) },
+      ...codec.base !== undefined && { more: allocMore(gpu, moreStarts(codec, rooms, codeBlocks)) },
     };
   }
 

@@ -61,8 +61,8 @@ export interface Tier {
   readonly base: number;
   /** Stages of those whose squared error in the metric, by `base` stages, is above their head's threshold. */
   readonly stages: number;
-  /** Of the calibration's tokens, those. A cache has room for an eighth more (`moreRoom` of core/pack.ts). */
-  readonly share: number;
+  /** Of the calibration's tokens, those, `[layers][K]`. A cache has room for an eighth more (`moreRoom` of core/pack.ts). */
+  readonly shares: readonly (readonly number[])[];
   /** `[layers][K]` */
   readonly thresholds: readonly (readonly number[])[];
 }
@@ -340,10 +340,12 @@ function readAbout(name: string, metadata: Safetensors["metadata"]): About {
     }
     for (const { keys: k, values: v } of Object.values(tiers ?? {}) as Partial<Tiers>[]) {
       const fits = (tier: Tier | undefined, codec: CodecShape | ValueDims): boolean => {
-        const { base = 0, stages = 0, share = 0, thresholds = [] } = tier ?? {};
+        const { base = 0, stages = 0, shares = [], thresholds = [] } = tier ?? {};
+        const ofHeads = (all: Tier["shares"], fits: (x: number) => boolean): boolean =>
+          all.length === layers && all.every((own) => own.length === kvHeads && own.every(fits));
         return isAdditive(codec) && Number.isInteger(base) && Number.isInteger(stages) && base > 0 && base < stages &&
-          stages <= codec.stages.length && share > 0 && share < 1 && thresholds.length === layers &&
-          thresholds.every((ofHeads) => ofHeads.length === kvHeads && ofHeads.every(Number.isFinite));
+          stages <= codec.stages.length && ofHeads(thresholds, Number.isFinite) &&
+          ofHeads(shares, (share) => share >= 0 && share <= 1);
       };
       if (!fits(k, keys) || !fits(v, values)) throw new RangeError("tiers beyond its stages, layers or heads");
     }

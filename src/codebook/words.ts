@@ -8,14 +8,14 @@ import { type CodecShape, stageRows, tableRows } from "../core/codec.ts";
 import { fromF16, toF16 } from "../core/f16.ts";
 
 /**
- * How numbers of words are stored in a file: `int4` is eight bits in the first five stages and four in the others, whose
+ * How numbers of words are stored in a file: `int4` is eight bits in the first six stages and four in the others, whose
  * words are small next to the vectors. On the GPU they are half precision always.
  */
 export type Precision = "f16" | "int8" | "int4";
 
 /** The largest number that a stage's words are stored as, over their row's peak; none in half precision. */
 export function levels(precision: Precision, stage: number): 127 | 7 | undefined {
-  return precision === "f16" ? undefined : precision === "int4" && stage >= 5 ? 7 : 127;
+  return precision === "f16" ? undefined : precision === "int4" && stage >= 6 ? 7 : 127;
 }
 
 /**

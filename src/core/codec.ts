@@ -129,6 +129,7 @@ export function moreFields(shape: CodecShape): Field[] {
   return fields(shape).filter(({ stage }) => stage >= base).map((field) => ({ ...field, word: field.word - ofAll }));
 }
 
-function fieldBits(shape: CodecShape): number {
+/** Bits of all stages' codes. */
+export function fieldBits(shape: CodecShape): number {
   return fields(shape).reduce((sum, field) => sum + field.bits, 0);
 }

@@ -5,10 +5,10 @@
  * which token t of the block has bits `[b·t, b·t + b)`, least significant first. Blocks come first, so a cache grows
  * and is cut at its end without moving anything. `wgsl/code_encode.wgsl` writes this layout and `wgsl/parts/octet.wgsl` reads it.
  *
- * Where a codec has tiers, blocks hold the stages of every token, and `more u32` what some tokens have more: first an
- * index `[blocks][K][2]` (which of a block's tokens, as bits; how many of the head's earlier tokens), then their further
- * codes `[K][room / 32][bits]`, in blocks as above. There the place of a token is its *rank*: how many of the head's
- * earlier tokens have further codes.
+ * Where a codec has tiers, blocks hold the stages of every token, and `more u32` what some tokens have more: first where
+ * each head's further codes begin and the last's end, `[K + 1]` words from the start; then an index `[blocks][K][2]` (which
+ * of a block's tokens, as bits; how many of the head's earlier tokens); then each head's further codes `[room / 32][bits]`,
+ * in blocks as above. There the place of a token is its *rank*: how many of the head's earlier tokens have further codes.
  *
  * @module
  */
@@ -61,23 +61,30 @@ export function unpackCodes(shape: CodecShape, kvHeads: number, words: Uint32Arr
   return codes;
 }
 
+/** Room for further codes over the share of tokens that are meant to have some. */
+export const MORE_SLACK = 1.125;
+/** Words of the index of a block and head. */
+export const INDEX_WORDS = 2;
+
 /**
  * Tokens of a head that further codes are kept for, in whole blocks, of `capacity` of which a `share` is meant to have
  * some: an eighth more.
  */
 export function moreRoom(capacity: number, share: number): number {
-  return blocks(Math.min(capacity, Math.ceil(1.125 * share * capacity) + BLOCK)) * BLOCK;
+  return blocks(Math.min(capacity, Math.ceil(MORE_SLACK * share * capacity) + BLOCK)) * BLOCK;
 }
 
-/** Words of `more`: its index, and codes of `room` tokens a head, a multiple of 32. */
-export function moreSize(shape: CodecShape, kvHeads: number, codeBlocks: number, room: number): number {
-  return codeBlocks * kvHeads * 2 + kvHeads * room / BLOCK * moreBits(shape);
+/** The first `[K + 1]` words of `more` with `rooms [K]`, multiples of 32. The last is how many words there are. */
+export function moreStarts(shape: CodecShape, rooms: readonly number[], codeBlocks: number): Uint32Array {
+  const starts = new Uint32Array(rooms.length + 1), bits = moreBits(shape);
+  starts[0] = indexWord(rooms.length, codeBlocks, 0);
+  rooms.forEach((room, k) => starts[k + 1] = starts[k]! + room / BLOCK * bits);
+  return starts;
 }
 
-/** The room that `more` of so many words has; none where it is too short for its index. */
-export function roomOf(shape: CodecShape, kvHeads: number, codeBlocks: number, words: number): number {
-  const bits = moreBits(shape);
-  return bits === 0 ? 0 : Math.max(0, Math.floor((words - codeBlocks * kvHeads * 2) / (kvHeads * bits))) * BLOCK;
+/** First word of the index of a block and head. */
+export function indexWord(kvHeads: number, block: number, head: number): number {
+  return kvHeads + 1 + INDEX_WORDS * (block * kvHeads + head);
 }
 
 /**

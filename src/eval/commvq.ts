@@ -7,6 +7,7 @@ import { Encoder } from "../codebook/encode.ts";
 import { type Codebook, expectFits, isAdditive, sideBook } from "../codebook/file.ts";
 import { type ValueArrays, ValueEncoder } from "../codebook/value_encoder.ts";
 import { codeBits } from "../core/codec.ts";
+import { blocks, moreRoom, moreStarts } from "../core/pack.ts";
 import type { ValueDims } from "../core/shapes.ts";
 import { elements, type Tensor } from "../gpu/tensor.ts";
 import { CodeDecode } from "../kernels/code_decode.ts";
@@ -26,7 +27,7 @@ export interface CodebookMethod {
 }
 
 /** One side of a cache through a codec and back. */
-interface Side {
+export interface Side {
   readonly bits: number;
   readonly bytes: number;
   readonly about: string;
@@ -67,8 +68,8 @@ export async function codebookMethod(
 /** Bits an element of a token's scale, which its heads share. */
 const scaleBits = ({ config: { kvHeads, headDim } }: Forward): number => 16 / (kvHeads * headDim);
 
-/** A side in the codes of so many bits, or of all its stages: bits are those that its codes take as allocated. */
-async function additiveSide(
+/** Makes a side pass through the codes of so many bits, or of all its stages: bits are those that its codes take as allocated. */
+export async function additiveSide(
   forward: Forward,
   side: "keys" | "values",
   book: Codebook,
@@ -81,17 +82,22 @@ async function additiveSide(
   const encoder = owned.use(await Encoder.create(gpu, { kvHeads, headDim }, codec, { form, beam: book.beam }));
   const decode = await CodeDecode.create(gpu, codec, kvHeads, { rotate: isKeys });
   const tables = words.map((own, l) => owned.use(encoder.table(own, metrics[l], tier?.thresholds[l])));
-  const packed = encoder.allocCodes(capacity, tier?.share);
+  /** Where further codes of a layer lie in a cache of so many tokens. */
+  const startsOf = (layer: number, tokens: number): Uint32Array =>
+    moreStarts(codec, tier!.shares[layer]!.map((share) => moreRoom(tokens, share)), blocks(capacity));
+  const most = tier?.shares[0]?.map((_, k) => Math.max(...tier.shares.map((heads) => heads[k]!)));
+  const packed = encoder.allocCodes(capacity, most);
   for (const tensor of Object.values(packed)) owned.use(tensor);
   const quads = owned.use(gpu.upload("quads", "u32", [codec.stages.length, headDim / 8, 2], codeQuads(codec)));
-  const further = (packed.more?.byteLength ?? 0) * 8 / (capacity * kvHeads * headDim);
+  const moreWords = tier ? words.reduce((sum, _, l) => sum + startsOf(l, capacity).at(-1)!, 0) / words.length : 0;
   const stages = tier ? `${tier.base} stages or ${tier.stages}` : `${codec.stages.length} stages`;
   return {
-    bits: codeBits(codec) / headDim + further + scaleBits(forward),
+    bits: codeBits(codec) / headDim + 32 * moreWords / (capacity * kvHeads * headDim) + scaleBits(forward),
     bytes: tables.reduce((sum, { bytes }) => sum + bytes, 0),
     about: `in ${stages}${metrics[0] ? " by their metric" : ""}`,
     quantize(layer, exact, left) {
       const commands = gpu.commands("code"), { table } = tables[layer]!, tokens = exact.shape[1]!;
+      if (packed.more) gpu.write(packed.more, startsOf(layer, tokens)); // as much room as a cache of these tokens has
       encoder.encode(commands, tables[layer]!, { source: exact, ropeTable, ...packed }, { tokens });
       decode.encode(commands, { table, ...packed, quads, ropeTable, out: left }, { tokens });
       commands.submit();

@@ -10,10 +10,10 @@ import {
   codeConstants,
   type CodesDevice,
   type CodesDims,
+  expectMore,
   expectTokens,
   headChunks,
   layoutConstants,
-  moreParams,
   splitsOf,
   type TableLayout,
 } from "./packed_codes.ts";
@@ -74,10 +74,10 @@ export class AttnCodesScores {
     if (ropeTableRows(base + first + tokens) > tableRows) {
       throw new RangeError(`Cannot rotate to position ${base + first + tokens - 1} as the rope table ends before it`);
     }
-    const further = moreParams(codec, kvHeads, codeBlocks, io.more);
+    expectMore(codec, kvHeads, codeBlocks, io.more);
     if (tokens === 0) return;
     const splits = splitsOf(workgroups, rows, tokens / 8 / (lanes / tokenLanes));
     const buffers = { ...io, more: io.more ?? io.codes };
-    this.kernel.encode(commands, buffers, { base, first, tokens, capacity, ...further }, [splits, rows]);
+    this.kernel.encode(commands, buffers, { base, first, tokens, capacity }, [splits, rows]);
   }
 }

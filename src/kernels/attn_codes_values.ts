@@ -9,10 +9,10 @@ import {
   codeConstants,
   type CodesDevice,
   type CodesDims,
+  expectMore,
   expectTokens,
   headChunks,
   layoutConstants,
-  moreParams,
   splitsOf,
   type TableLayout,
 } from "./packed_codes.ts";
@@ -65,7 +65,7 @@ export class AttnCodesValues {
     const codeBlocks = io.codes.shape[0]!, capacity = io.scores.shape[2]!;
     const states = io.partialO.shape[0]!, all = { ...dims, codeBlocks, heads, capacity, states };
     expectShapes("weigh values", { ...io }, attnCodesValuesShapes(all));
-    const further = moreParams(dims.codec, dims.kvHeads, codeBlocks, io.more);
+    expectMore(dims.codec, dims.kvHeads, codeBlocks, io.more);
     expectTokens("weigh", { first, tokens, codeBlocks, capacity });
     const splits = this.states(tokens);
     if (state + splits > states) {
@@ -73,7 +73,7 @@ export class AttnCodesValues {
         `Cannot write partial states ${state} to ${state + splits - 1} as there is room for ${states}`,
       );
     }
-    const buffers = { ...io, more: io.more ?? io.codes }, numbers = { first, tokens, capacity, state, ...further };
+    const buffers = { ...io, more: io.more ?? io.codes }, numbers = { first, tokens, capacity, state };
     this.kernel.encode(commands, buffers, numbers, [splits, headChunks(dims, heads)]);
     return splits;
   }

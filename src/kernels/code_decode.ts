@@ -6,7 +6,7 @@ import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { code_decode } from "../gpu/wgsl.gen.ts";
-import { codeConstants, moreParams, type WordsPart } from "./packed_codes.ts";
+import { codeConstants, expectMore, type WordsPart } from "./packed_codes.ts";
 
 type Io = Omit<Buffers<typeof code_decode>, "more"> & { readonly more?: Tensor };
 
@@ -52,7 +52,8 @@ export class CodeDecode {
       );
     }
     const items = Math.ceil(tokens / 8) * codec.headDim / 8, all = { ...io, more: io.more ?? io.codes };
-    const params = { base, first, tokens, slot, capacity, ...moreParams(codec, kvHeads, codeBlocks, io.more) };
+    expectMore(codec, kvHeads, codeBlocks, io.more);
+    const params = { base, first, tokens, slot, capacity };
     this.kernel.encode(commands, all, params, [Math.ceil(items / 64), kvHeads]);
   }
 }

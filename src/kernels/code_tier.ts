@@ -5,7 +5,7 @@ import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
 import { code_tier } from "../gpu/wgsl.gen.ts";
-import { moreParams } from "./packed_codes.ts";
+import { expectMore } from "./packed_codes.ts";
 
 /** Which tokens are looked at. */
 export interface CodeTierParams {
@@ -41,7 +41,8 @@ export class CodeTier {
         } and ${codeBlocks} blocks`,
       );
     }
+    expectMore(codec, heads, codeBlocks, io.more);
     const numbers = { tokens, capacity, scale: block * BLOCK, block, held: block > 0 ? held : 0 };
-    this.kernel.encode(commands, io, { ...numbers, ...moreParams(codec, heads, codeBlocks, io.more) }, [heads]);
+    this.kernel.encode(commands, io, numbers, [heads]);
   }
 }

@@ -4,7 +4,8 @@
  * @module
  */
 import { codeBits, type CodecShape, fields, moreBits, moreStages, tableRows } from "../core/codec.ts";
-import { BLOCK, roomOf } from "../core/pack.ts";
+import { BLOCK, indexWord } from "../core/pack.ts";
+import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { expectHeadDim, stageConstants } from "./stage.ts";
 
@@ -38,18 +39,22 @@ export function codeConstants(
   return { HEAD_DIM: codec.headDim, STAGES, MORE, ROWS: tableRows(codec), BITS, MORE_BITS };
 }
 
-/** Parameters of a kernel that reads further codes. */
-export function moreParams(
-  codec: CodecShape,
-  kvHeads: number,
-  codeBlocks: number,
-  more: Tensor | undefined,
-): { moreAt: number; room: number } {
+/** Throws unless further codes come with a codec that has tiers, and hold the index of `codeBlocks`. */
+export function expectMore(codec: CodecShape, kvHeads: number, codeBlocks: number, more: Tensor | undefined): void {
   if ((more === undefined) !== (moreStages(codec) === 0)) {
     throw new TypeError("Cannot read codes as only those of a codec with tiers come with further codes, and always do");
   }
-  const words = more?.shape[0] ?? 0;
-  return { moreAt: 2 * codeBlocks * kvHeads, room: roomOf(codec, kvHeads, codeBlocks, words) };
+  const least = indexWord(kvHeads, codeBlocks, 0);
+  if (more && more.shape[0]! < least) {
+    throw new RangeError(`Cannot read further codes as their index takes ${least} words: there are ${more.shape[0]}`);
+  }
+}
+
+/** Room for further codes that begin with `starts` (core/pack.ts). */
+export function allocMore(gpu: Gpu, starts: Uint32Array): Tensor {
+  const more = gpu.alloc("further codes", "u32", [starts.at(-1)!]);
+  gpu.write(more, starts);
+  return more;
 }
 
 /** Axes of attention to one stream of codes. */
@@ -98,6 +103,8 @@ export interface TableLayout {
 
 /** Workgroups that fill a large GPU, one a processor: each keeps what it reads of a table in cache and lives long. */
 const WORKGROUPS = 128;
+/** With tiers, whose heads differ in their work, several a processor: those of light heads leave room for others. */
+const TIER_WORKGROUPS = 512;
 
 /**
  * Lays a table over lanes, a whole row over those of a token: slices of rows or stages that would fit a cache better were
@@ -124,7 +131,7 @@ export function chooseTableLayout(
     );
   }
   const words = f16 ? "words_f16" : "words_half";
-  return { heads, lanes, tokenLanes, words, workgroups: WORKGROUPS };
+  return { heads, lanes, tokenLanes, words, workgroups: codec.base === undefined ? WORKGROUPS : TIER_WORKGROUPS };
 }
 
 /** Constants of a layout. */

@@ -89,7 +89,7 @@ export async function compress(
     const encoder = building.use(await Encoder.create(gpu, { ...dims }, codec, { form, beam: whole.beam }));
     const layers = words.map((own, l) => building.use(encoder.table(own, metrics[l], tier?.thresholds[l])));
     codebookBytes += layers.reduce((sum, { bytes }) => sum + bytes, 0);
-    return { encoder, layers, share: tier?.share ?? 0 };
+    return { encoder, layers, shares: tier?.shares };
   };
   const attention = building.use(
     await CodeAttention.create(exact, await side("keys"), await side("values"), context, { window, sinks }),

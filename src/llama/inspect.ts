@@ -120,7 +120,10 @@ function usesOf({ splits = {}, tiers = {} }: Codebook): CodebookInspection["uses
   const uses: Partial<Record<1 | 2, Record<"keys" | "values", StageUse>>> = {};
   for (const bits of [1, 2] as const) {
     const split = splits[bits], tier = tiers[bits];
-    const of = ({ base, stages, share }: Tier): StageUse => ({ base, stages, share });
+    const of = ({ base, stages, shares }: Tier): StageUse => {
+      const all = shares.flat();
+      return { base, stages, share: all.reduce((a, b) => a + b, 0) / all.length };
+    };
     if (tier) uses[bits] = { keys: of(tier.keys), values: of(tier.values) };
     else if (split) uses[bits] = { keys: { base: split.keys }, values: { base: split.values } };
   }

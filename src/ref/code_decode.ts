@@ -11,7 +11,7 @@ export interface PackedNumbers {
   readonly codes: Uint32Array;
   readonly scales: Float64Array;
   /** Further codes, where the codec has tiers. */
-  readonly more?: { readonly words: Uint32Array; readonly codeBlocks: number; readonly room: number };
+  readonly more?: Uint32Array;
 }
 
 /** Positions of tokens `t` of head `k`, and the frequencies `[P]` to turn them by. */
@@ -27,7 +27,7 @@ export function lookupsOf(
   t: number,
 ): { row: number; pair: number; pairs: number }[] {
   const block = ((t >>> 5) * kvHeads + k) * codeBits(codec), ofAll = codec.stages.length - moreStages(codec);
-  const further = more ? furtherCodes(codec, kvHeads, more.words, more, k, t) : [];
+  const further = more ? furtherCodes(codec, kvHeads, more, k, t) : [];
   let next = 0;
   return fields(codec).flatMap(({ stage, word, bits, row, pair, pairs }) => {
     const code = stage < ofAll ? getCode(codes, block + word, bits, t & 31) : further[next++];

@@ -1,5 +1,5 @@
 import { baseOf, type CodecShape, fields, moreBits, moreFields } from "../core/codec.ts";
-import { BLOCK, getCode, moreSize, putCode } from "../core/pack.ts";
+import { BLOCK, getCode, indexWord, moreStarts, putCode } from "../core/pack.ts";
 import type { EmDims } from "../core/shapes.ts";
 import { residualAt } from "./code_residual.ts";
 
@@ -30,21 +30,22 @@ export function codeTierRef(
   heads: number,
   missed: readonly boolean[],
   all: ArrayLike<number>,
-  { codeBlocks, room }: { codeBlocks: number; room: number },
+  { codeBlocks, rooms }: { codeBlocks: number; rooms: readonly number[] },
 ): { more: Uint32Array; held: boolean[] } {
   const count = fields(codec).length, few = fields(baseOf(codec)).length, tokens = missed.length / heads;
-  const more = new Uint32Array(moreSize(codec, heads, codeBlocks, room)), list = moreFields(codec);
+  const starts = moreStarts(codec, rooms, codeBlocks), more = new Uint32Array(starts[heads]!), list = moreFields(codec);
+  more.set(starts);
   const held: boolean[] = [];
   for (let k = 0; k < heads; k++) {
     let rank = 0;
     for (let t = 0; t < tokens; t++) {
-      const index = 2 * ((t >>> 5) * heads + k);
+      const index = indexWord(heads, t >>> 5, k);
       if (t % BLOCK === 0) more[index + 1] = rank;
-      const holds = missed[k * tokens + t]! && rank < room;
+      const holds = missed[k * tokens + t]! && rank < rooms[k]!;
       held.push(holds);
       if (!holds) continue;
       more[index]! |= 1 << (t & 31);
-      const block = rankBlock(codec, heads, { codeBlocks, room }, k, rank), from = (k * tokens + t) * count + few;
+      const block = rankBlock(codec, more, k, rank), from = (k * tokens + t) * count + few;
       list.forEach(({ word, bits }, f) => putCode(more, block + word, bits, rank & 31, all[from + f]!));
       rank++;
     }
@@ -57,25 +58,18 @@ export function furtherCodes(
   codec: CodecShape,
   heads: number,
   more: Uint32Array,
-  { codeBlocks, room }: { codeBlocks: number; room: number },
   k: number,
   t: number,
 ): number[] {
-  const index = 2 * ((t >>> 5) * heads + k), mask = more[index]!;
+  const index = indexWord(heads, t >>> 5, k), mask = more[index]!;
   if ((mask >>> (t & 31) & 1) === 0) return [];
   let rank = more[index + 1]!;
   for (let b = 0; b < (t & 31); b++) rank += mask >>> b & 1;
-  const block = rankBlock(codec, heads, { codeBlocks, room }, k, rank);
+  const block = rankBlock(codec, more, k, rank);
   return moreFields(codec).map(({ word, bits }) => getCode(more, block + word, bits, rank & 31));
 }
 
 /** First word of the block of further codes that holds a head's rank. */
-export function rankBlock(
-  codec: CodecShape,
-  heads: number,
-  { codeBlocks, room }: { codeBlocks: number; room: number },
-  k: number,
-  rank: number,
-): number {
-  return 2 * codeBlocks * heads + (k * room / BLOCK + (rank >>> 5)) * moreBits(codec);
+export function rankBlock(codec: CodecShape, more: Uint32Array, k: number, rank: number): number {
+  return more[k]! + (rank >>> 5) * moreBits(codec);
 }

@@ -63,11 +63,12 @@ Deno.test("a compressed cache in tiers", async (t) => {
     using own = llama.session();
     const { bytes, bits } = llama.kv;
     assertEquals(own.bytes, bytes);
-    // Two words of index a block and head, and room for an eighth more than the share, in whole blocks.
+    // A word for each of four heads and one, two words of index a block and head, and room for an eighth more than the share, in whole blocks.
     const { keys, values } = (await readCodebook(CODEBOOK)).tiers![1]!;
-    const of = ({ base, stages, share }: Tier) => {
-      const room = Math.ceil((Math.ceil(1.125 * share * 256) + 32) / 32) * 32, bits = 12 * (stages - base);
-      return 12 * base / 64 + (32 * (8 + 9) * 2 + room * bits) / (256 * 64) + 16 / 256;
+    const of = ({ base, stages, shares }: Tier) => {
+      const room = (share: number) => Math.min(256, Math.ceil((Math.ceil(1.125 * share * 256) + 32) / 32) * 32);
+      const rooms = shares.flat().map(room), bits = 12 * (stages - base) * rooms.reduce((a, b) => a + b) / rooms.length;
+      return 12 * base / 64 + (32 * ((8 + 9) * 2 + 5 / 4) + bits) / (256 * 64) + 16 / 256;
     };
     assertAlmostEquals(bits.k, of(keys));
     assertAlmostEquals(bits.v, of(values));

@@ -114,7 +114,7 @@ Deno.test("Codec", async (t) => {
     await writeCodebook(path, codec.codebook);
     using again = await Codec.open(await readCodebook(path), { device });
     assertEquals(await again.encode(vectors), packed);
-    const tier = { base: 1, stages: 2, share: 0.5, thresholds: [[3, 3]] };
+    const tier = { base: 1, stages: 2, shares: [[0.5, 0.6]], thresholds: [[3, 3]] };
     using tiered = await Codec.open({ ...codec.codebook, tiers: { 1: { keys: tier, values: tier } } }, {
       bits: 1,
       device,

@@ -13,7 +13,7 @@ const KEYS: CodecShape = {
   headDim: 16,
   stages: [{ kind: "pair", tied: true }, { kind: "pair", tied: false }, { kind: "sub", pairs: 4 }],
 };
-const TIER = '{"base":1,"stages":2,"share":0.25,"thresholds":[[1,2,3]]}';
+const TIER = '{"base":1,"stages":2,"shares":[[0.25,0,1]],"thresholds":[[1,2,3]]}';
 const model = { layers: 2, kvHeads: 3, headDim: 16, fingerprint: "abc" };
 
 /** Words of every stage as training leaves them. */
@@ -61,11 +61,11 @@ Deno.test("a codebook comes back as it was written, in either precision", () =>
     assert(sizes[1]! < 0.65 * sizes[0]!, `${sizes}`);
   }));
 
-Deno.test("stages from the sixth on are stored in half the bytes as int4, tied ones too", () =>
+Deno.test("stages from the seventh on are stored in half the bytes as int4, tied ones too", () =>
   within(async (folder) => {
     const codec: CodecShape = {
       headDim: 16,
-      stages: [...pairStages(16, 6, false).stages, { kind: "pair", tied: true }],
+      stages: [...pairStages(16, 7, false).stages, { kind: "pair", tied: true }],
     };
     const layers = [1, 2].map((seed) => ({ keys: words(codec, "int4", seed), values: words(codec, "int4", 9 + seed) }));
     const book: Codebook = { model, keys: codec, values: codec, precision: "int4", layers, record: {} };
@@ -74,7 +74,7 @@ Deno.test("stages from the sixth on are stored in half the bytes as int4, tied o
     using source = await openSource(`${folder}/int4`);
     const { tensors } = await readSafetensors(source),
       of = (s: number) => tensors.get(`layers.1.keys.${s}`)!.byteLength;
-    assertEquals([of(4), of(5), of(6)], [3 * 128 * 16, 3 * 128 * 8, 3 * 64 * 8]);
+    assertEquals([of(5), of(6), of(7)], [3 * 128 * 16, 3 * 128 * 8, 3 * 64 * 8]);
   }));
 
 /** A codebook with all that a file may say. */
@@ -85,7 +85,7 @@ function full(): Codebook {
     metrics: { keys: metric(), values: metric() },
   }));
   const splits = { 1: { keys: 2, values: 1 }, 2: { keys: 3, values: 2 } };
-  const tier = { base: 1, stages: 2, share: 0.25, thresholds: [[1, 2, 3], [4, 5, 6.5]] },
+  const tier = { base: 1, stages: 2, shares: [[0.25, 0, 1], [0.5, 0, 0]], thresholds: [[1, 2, 3], [4, 5, 6.5]] },
     tiers = { 2: { keys: tier, values: tier } };
   return { model, keys: codec, values: codec, precision: "f16", beam: 4, splits, tiers, layers, record: {} };
 }
@@ -171,7 +171,7 @@ Deno.test("readCodebook() refuses what is no codebook, by name and reason", () =
       ],
       [{ ...about, codebook: about.codebook.replace('"pair"', '"pear"') }, '"kind":"pear"'],
       [{ ...about, codebook: about.codebook.replace('"finished":2', '"finished":5') }, "5 of 2 layers"],
-      [{ ...about, codebook: about.codebook.replace("{", '{"metrics":["keys"],') }, "untied pairs"],
+      [{ ...about, codebook: about.codebook.replace("{", '{"metrics":["keys"],') }, "no stage may be tied"],
       [{ ...about, codebook: about.codebook.replace("{", '{"metrics":["queries"],') }, "a metric of queries"],
       [{ ...about, codebook: about.codebook.replace("{", '{"beam":-1,') }, "a beam of -1"],
       [

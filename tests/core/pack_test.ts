@@ -9,7 +9,16 @@ import {
   publishedStages,
   tableRows,
 } from "../../src/core/codec.ts";
-import { getCode, moreRoom, moreSize, packCodes, putCode, putRanks, roomOf, unpackCodes } from "../../src/core/pack.ts";
+import {
+  getCode,
+  indexWord,
+  moreRoom,
+  moreStarts,
+  packCodes,
+  putCode,
+  putRanks,
+  unpackCodes,
+} from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
 
 const MIXED: CodecShape = {
@@ -69,16 +78,15 @@ Deno.test("further codes lie by rank, as others by token", () => {
   assertEquals([...words.subarray(12, 14)], [0xbc000000, 0xa]);
 });
 
-Deno.test("moreRoom() is whole blocks, and roomOf() the room of as many words", () => {
+Deno.test("moreRoom() is whole blocks, and further codes lie behind the index, head by head", () => {
   assertEquals([[0, 0], [256, 0.25], [256, 0.2], [4096, 0], [100, 1]].map(([t, s]) => moreRoom(t!, s!)), [
     ...[0, 128, 96, 32, 128],
   ]);
   for (const shape of [{ ...MIXED, base: 1 }, { ...pairStages(64, 3, false), base: 1 }]) {
-    for (const room of [0, 32, 96]) assertEquals(roomOf(shape, 3, 5, moreSize(shape, 3, 5, room)), room);
-    assertEquals(moreSize(shape, 3, 5, 96), 30 + 9 * moreBits(shape));
-    assertEquals(roomOf(shape, 3, 5, 7), 0);
+    const bits = moreBits(shape);
+    assertEquals([...moreStarts(shape, [32, 0, 96], 5)], [34, 34 + bits, 34 + bits, 34 + 4 * bits]);
   }
-  assertEquals(roomOf(MIXED, 3, 5, 30), 0);
+  assertEquals([[0, 0], [0, 2], [4, 2]].map(([block, head]) => indexWord(3, block!, head!)), [4, 8, 32]);
 });
 
 Deno.test("putRanks() puts further codes behind any rank", () => {

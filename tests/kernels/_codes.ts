@@ -95,21 +95,22 @@ function tieredCodes(codec: CodecShape, kvHeads: number, drawn: Uint16Array, sha
   const count = fields(codec).length, few = fields(baseOf(codec)).length, tokens = drawn.length / count / kvHeads;
   const codeBlocks = tokens / BLOCK, first = drawn.filter((_, i) => i % count < few);
   const missed = Array.from({ length: kvHeads * tokens }, () => rng.uniform() < share);
-  const room = blocks(Math.max(1, share * tokens + 2 * Math.sqrt(tokens))) * BLOCK;
+  const least = blocks(Math.max(1, share * tokens + 2 * Math.sqrt(tokens))) * BLOCK;
+  const rooms = Array.from({ length: kvHeads }, (_, k) => least + k % 2 * BLOCK);
   const all = Uint16Array.from(drawn, (_, i) => {
     const f = i % count, t = Math.floor(i / count) % tokens, k = Math.floor(i / count / tokens);
     return drawn[(t * kvHeads + k) * count + f]!;
   });
-  const { more, held } = codeTierRef(codec, kvHeads, missed, all, { codeBlocks, room });
+  const { more, held } = codeTierRef(codec, kvHeads, missed, all, { codeBlocks, rooms });
   for (let k = 0; k < kvHeads; k++) {
-    for (let rank = held.filter((holds, i) => holds && Math.floor(i / tokens) === k).length; rank < room; rank++) {
-      const block = rankBlock(codec, kvHeads, { codeBlocks, room }, k, rank);
+    for (let rank = held.filter((holds, i) => holds && Math.floor(i / tokens) === k).length; rank < rooms[k]!; rank++) {
+      const block = rankBlock(codec, more, k, rank);
       for (const { word, bits } of moreFields(codec)) {
         putCode(more, block + word, bits, rank & 31, rng.below(2 ** bits));
       }
     }
   }
-  return { codes: packCodes(codec, kvHeads, first), more: { words: more, codeBlocks, room } };
+  return { codes: packCodes(codec, kvHeads, first), more };
 }
 
 /** A packed stream on the GPU. */
@@ -123,7 +124,7 @@ export function uploadPacked(
     codes: gpu.upload("codes", "u32", shapes.codes, codes),
     quads: gpu.upload("quads", "u32", shapes.quads, codeQuads(codec)),
     scales: gpu.upload("scales", "f16", shapes.scales, scaleBits),
-    ...more && { more: gpu.upload("more", "u32", [more.words.length], more.words) },
+    ...more && { more: gpu.upload("more", "u32", [more.length], more) },
   };
 }
 

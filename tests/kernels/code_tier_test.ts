@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { baseOf, fields, moreBits } from "../../src/core/codec.ts";
 import { fromF16Array, toF16Array } from "../../src/core/f16.ts";
-import { BLOCK, blocks, moreSize, roomOf } from "../../src/core/pack.ts";
+import { BLOCK, blocks, indexWord, moreStarts } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { codeTierShapes } from "../../src/core/shapes.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
@@ -19,6 +19,11 @@ const CASES = [
   { codec: tiered(pairs(64, 8), 2), heads: 2, tokens: 256, share: 1, room: 256 },
 ];
 
+/** Heads' rooms, of which every second is a block larger. */
+function roomsOf(heads: number, room: number): number[] {
+  return Array.from({ length: heads }, (_, k) => room + k % 2 * BLOCK);
+}
+
 /** Thresholds that about a share of each head's errors pass, none of them near. */
 function limitsOf(errors: Float64Array, heads: number, share: number): Float32Array {
   const tokens = errors.length / heads;
@@ -31,9 +36,13 @@ function limitsOf(errors: Float64Array, heads: number, share: number): Float32Ar
 /** A case on the GPU, whose codes fill `more` with noise before there are any, and what comes of it. */
 function sampleOf(gpu: Gpu, { codec, heads, tokens, share, room }: (typeof CASES)[number]) {
   const { headDim } = codec, capacity = blocks(tokens) * BLOCK, codeBlocks = blocks(tokens) + 2, rng = new Rng(3);
-  const size = moreSize(codec, heads, codeBlocks, room), list = fields(codec), few = fields(baseOf(codec)).length;
+  const starts = moreStarts(codec, roomsOf(heads, room), codeBlocks),
+    size = starts[heads]!,
+    list = fields(codec),
+    few = fields(baseOf(codec)).length;
   const shapes = codeTierShapes({ codec, heads, capacity, scales: codeBlocks * BLOCK, more: size });
   const data = normals(rng, heads * capacity * headDim), noise = Uint32Array.from({ length: size }, () => rng.u32());
+  noise.set(starts);
   const halves = toF16Array(normals(rng, codeBlocks * BLOCK).map(Math.abs));
   const errors = tokenErrorsRef(data, fromF16Array(halves), { heads, headDim, tokens }, capacity);
   const limits = limitsOf(errors, heads, share);
@@ -72,19 +81,18 @@ Deno.test("code_tier", async (t) => {
     await t.step(`gives further codes in order while there is room: ${name}`, async () => {
       const { io, owned, codeBlocks, noise, missed, all, raw, byToken } = sampleOf(gpu, it);
       using _ = owned;
-      assertEquals(roomOf(codec, heads, codeBlocks, noise.length), room);
       const op = await CodeTier.create(gpu, codec), commands = gpu.commands();
       op.encode(commands, io, { tokens, block: 0, codeBlocks, held: BLOCK });
       commands.submit();
-      const { more, held } = codeTierRef(codec, heads, missed, all, { codeBlocks, room });
+      const { more, held } = codeTierRef(codec, heads, missed, all, { codeBlocks, rooms: roomsOf(heads, room) });
       assert(missed.includes(true) && held.includes(true));
       assertEquals(missed.filter(Boolean).length > held.filter(Boolean).length, room === 64);
       // What is not written stays; ranks past the last, in its block, hold nothing.
       const want = noise.slice();
-      want.set(more.subarray(0, 2 * heads * blocks(tokens)));
+      want.set(more.subarray(0, indexWord(heads, blocks(tokens), 0)));
       for (let k = 0; k < heads; k++) {
         const ranks = held.slice(k * tokens, (k + 1) * tokens).filter(Boolean).length;
-        const at = rankBlock(codec, heads, { codeBlocks, room }, k, 0);
+        const at = rankBlock(codec, more, k, 0);
         want.set(more.subarray(at, at + blocks(ranks) * moreBits(codec)), at);
       }
       assertEquals(await gpu.readU32(io.more), want);
@@ -97,14 +105,14 @@ Deno.test("code_tier", async (t) => {
       );
       const at = held.lastIndexOf(true), k = Math.floor(at / tokens); // what a token has further is found again
       assertEquals(
-        furtherCodes(codec, heads, want, { codeBlocks, room }, k, at % tokens),
+        furtherCodes(codec, heads, want, k, at % tokens),
         [...all.subarray(at * list.length + few, (at + 1) * list.length)],
       );
     });
   }
   for (const it of [CASES[0]!, CASES[2]!]) {
     await t.step(`writes over what a rewind leaves: ${it.tokens} tokens`, async () => {
-      const { codec, heads, tokens, room } = it, list = fields(codec), few = fields(baseOf(codec)).length;
+      const { codec, heads, tokens } = it, list = fields(codec), few = fields(baseOf(codec)).length;
       const { io, owned, codeBlocks, missed, all } = sampleOf(gpu, it), kept = 300, block = blocks(kept);
       using _ = owned;
       const op = await CodeTier.create(gpu, codec), commands = gpu.commands(), come = tokens - block * BLOCK;
@@ -127,7 +135,7 @@ Deno.test("code_tier", async (t) => {
           const from = t < kept ? t : t - block * BLOCK;
           const misses = t < kept ? missed[k * tokens + t]! : errors[k * come + from]! > limits[k]!;
           assertEquals(
-            furtherCodes(codec, heads, more, { codeBlocks, room }, k, t),
+            furtherCodes(codec, heads, more, k, t),
             misses ? codesOf(k * tokens + from) : [],
             `token ${t} of head ${k}`,
           );

@@ -26,7 +26,7 @@ function randomBook(fingerprint: string, seed: number, shape: typeof SHAPE): Cod
     );
   const layers = Array.from({ length: shape.layers }, () => ({ keys: words(), values: words() }));
   const tier = (base: number, stages: number) => ({
-    ...{ base, stages, share: 0.3 },
+    ...{ base, stages, shares: layers.map((_, l) => [0.3, 0.2 + 0.1 * l]) },
     thresholds: layers.map(() => new Array(SHAPE.kvHeads).fill(THRESHOLD)),
   });
   const tiers = { 2: { keys: tier(2, 5), values: tier(1, 4) } };

@@ -6,7 +6,7 @@ import { ExactCache } from "../../src/attention/exact_cache.ts";
 import type { KvCache } from "../../src/attention/kv_cache.ts";
 import { moreBits } from "../../src/core/codec.ts";
 import { FileFormatError } from "../../src/core/errors.ts";
-import { BLOCK, blocks } from "../../src/core/pack.ts";
+import { BLOCK, blocks, moreStarts } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { readSafetensors, type TensorSource, writeSafetensors } from "../../src/files/safetensors.ts";
 import { openSource } from "../../src/files/source.ts";
@@ -276,24 +276,27 @@ Deno.test("append() puts further codes behind those held while there is room", (
     for (let held = 0; held < 2; held++) { // in front of what comes, tokens that were exact get further codes of their own
       await cache.append(layout, read, 0);
       for (const side of ["keys", "values"] as const) {
-        const { encoder: { codec } } = attention[side], { room } = sizesOf(attention[side], kvHeads, 400);
+        const { encoder: { codec } } = attention[side];
         for (let layer = 0; layer < SHAPE.layers; layer++) {
+          const { rooms } = sizesOf(attention[side], layer, 400);
           const name = `layers.${layer}.${side}`, further = changed.get(`${name}.further`)!;
           const index = await wordsOf(cache, `${name}.index`), codeBlocks = index.length / 2 / kvHeads;
           const ours = await wordsOf(cache, `${name}.further`), base = codeBlocks - count;
-          const mine = { codeBlocks, room: ours.length / kvHeads / moreBits(codec) * BLOCK };
-          const given = { codeBlocks: count, room: further.length / kvHeads / moreBits(codec) * BLOCK };
-          const more = Uint32Array.of(...index, ...ours);
-          const before = Uint32Array.of(...changed.get(`${name}.index`)!, ...further);
+          const whole = (codeBlocks: number, index: Uint32Array, further: Uint32Array): Uint32Array => {
+            const rooms = new Array(kvHeads).fill(further.length / kvHeads / moreBits(codec) * BLOCK);
+            return Uint32Array.of(...moreStarts(codec, rooms, codeBlocks), ...index, ...further);
+          };
+          const more = whole(codeBlocks, index, ours);
+          const before = whole(count, changed.get(`${name}.index`)!, further);
           for (let k = 0; k < kvHeads; k++) {
             let rank = index[2 * (base * kvHeads + k) + 1]!;
             straddling += Number(rank % BLOCK > 0);
             for (let t = 0; t < count * BLOCK; t++) {
-              const want = furtherCodes(codec, kvHeads, before, given, k, t);
-              const fits = want.length > 0 && rank++ < room;
+              const want = furtherCodes(codec, kvHeads, before, k, t);
+              const fits = want.length > 0 && rank++ < rooms[k]!;
               lost += Number(want.length > 0 && !fits);
               assertEquals(
-                furtherCodes(codec, kvHeads, more, mine, k, t + base * BLOCK),
+                furtherCodes(codec, kvHeads, more, k, t + base * BLOCK),
                 fits ? want : [],
                 `token ${t} of head ${k} of ${name}, behind ${held}`,
               );

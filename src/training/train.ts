@@ -7,8 +7,8 @@ import { codeBits, type CodecShape, pairStages, publishedStages, type Stage } fr
 import { type Codebook, isAdditive, type StageCounts } from "../codebook/file.ts";
 import { type CodebookProgress, trainCodebook } from "../codebook/train_codebook.ts";
 import { Calibration, CALIBRATION_WINDOW, calibrationWindows } from "./calibrate.ts";
-import { inside, type Llama } from "./llama.ts";
-import { type TierShares, tierThresholds } from "./tiers.ts";
+import { inside, type Llama } from "../llama/llama.ts";
+import { type TierPlans, tierThresholds } from "./tiers.ts";
 
 /** Options of {@linkcode trainCodebooks}. */
 export interface TrainCodebooksOptions {
@@ -46,13 +46,13 @@ export interface TrainCodebooksOptions {
    */
   readonly splits?: Readonly<Partial<Record<1 | 2, StageCounts>>>;
   /**
-   * Tiers at 1 and at 2 bits, in place of `splits` there: tokens that the first stages miss by too much are coded in more.
-   * Their thresholds are of the first 16,384 tokens. Additive values only.
+   * Tiers at 1 and at 2 bits, in place of `splits` there: tokens that the first stages miss by too much are coded in more,
+   * by thresholds (`calibrateTiers`) of the first 16,384 tokens. Additive values only.
    */
-  readonly tiers?: TierShares;
+  readonly tiers?: TierPlans;
   /** `soft` as published, or `hard`, the default, as good in a third of the steps. */
   readonly assignment?: "hard" | "soft";
-  /** How words are stored: `int4` is eight bits in the first five stages and four in the others. Default `f16`. */
+  /** How words are stored: `int4` is eight bits in the first six stages and four in the others. Default `f16`. */
   readonly precision?: "f16" | "int8" | "int4";
   /** Equal seeds give equal codebooks on the same device. Default 1. */
   readonly seed?: number;
@@ -62,9 +62,9 @@ export interface TrainCodebooksOptions {
   readonly resume?: boolean;
   /** Further words for the file's record: the text's name, the command. */
   readonly record?: Readonly<Record<string, string>>;
-  /** Called as texts are read (`phase: "read"`, shares of the work), and after each stage. */
+  /** Called as texts are read and tiers are found (`phase: "read"`, `"tiers"`: shares of the work), and after each stage. */
   readonly onProgress?: (
-    progress: ({ phase: "read"; done: number; total: number }) | ({ phase: "train" } & CodebookProgress),
+    progress: ({ phase: "read" | "tiers"; done: number; total: number }) | ({ phase: "train" } & CodebookProgress),
   ) => void;
   /** Stops; finished layers are kept in `PATH.partial`. */
   readonly signal?: AbortSignal;
@@ -146,7 +146,13 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
       ...options,
       ...{ keys, values, splits },
       beam,
-      ...tiers && { finish: (codebook: Codebook) => tierThresholds(llama, codebook, calibration, tiers, { signal }) },
+      ...tiers && {
+        finish: (codebook: Codebook) =>
+          tierThresholds(llama, codebook, calibration, tiers, {
+            signal,
+            onProgress: (done, total) => onProgress?.({ phase: "tiers", done, total }),
+          }),
+      },
       record: { ...options.record, metric: `keys ${metric}, values ${valueMetric}` },
       onProgress: (p) => onProgress?.({ phase: "train", ...p }),
     },

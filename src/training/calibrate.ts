@@ -15,7 +15,7 @@ import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import type { Tokenizer } from "../text/tokenizer.ts";
-import type { Decoder } from "./decoder.ts";
+import type { Decoder } from "../llama/decoder.ts";
 
 /** Tokens that are read at once where the context is long enough, from position 0 each time: as for the published figures. */
 export const CALIBRATION_WINDOW = 2048;

@@ -9,12 +9,12 @@ import {
 } from "../../src/codebook/metric.ts";
 import { type CodecShape, pairStages, type Stage } from "../../src/core/codec.ts";
 import type { Tensor } from "../../src/gpu/tensor.ts";
-import { Calibration } from "../../src/llama/calibrate.ts";
+import { Calibration } from "../../src/training/calibrate.ts";
 import { inside, load } from "../../src/llama/llama.ts";
-import { trainCodebooks } from "../../src/llama/train.ts";
+import { trainCodebooks } from "../../src/training/train.ts";
 import { randomLlama, writeFolder } from "../_llama.ts";
 import { relativeError } from "../_assert.ts";
-import { SHAPE, SMALL } from "./_small.ts";
+import { SHAPE, SMALL } from "../llama/_small.ts";
 
 const { headDim: D, kvHeads } = SHAPE, { qHeads, hidden } = SMALL, P = D / 2, PAIRS = pairStages(D, 1, false);
 
