@@ -75,7 +75,13 @@ export {
   type ModelInspection,
   type StageUse,
 } from "./src/llama/inspect.ts";
-export { calibrateTiers, type CalibrateTiersOptions, type TierPlans, type TierStages } from "./src/training/tiers.ts";
+export {
+  calibrateTiers,
+  type CalibrateTiersOptions,
+  defaultTiers,
+  type TierPlans,
+  type TierStages,
+} from "./src/training/tiers.ts";
 export { trainCodebooks, type TrainCodebooksOptions } from "./src/training/train.ts";
 export type { SamplingOptions } from "./src/llama/sampler.ts";
 export type { CacheKind } from "./src/llama/saved.ts";

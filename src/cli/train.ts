@@ -1,5 +1,6 @@
 import { basename, dirname } from "@std/path";
 import {
+  defaultTiers,
   distortionChart,
   distortionTable,
   inspectModel,
@@ -30,11 +31,12 @@ const TRAIN_HELP = `usage: commvq train --text F... --out C [OPTIONS]
   --value-metric output|plain fit values to what errors do after the output projection (default), or to their length
   --beam N            ways that encoding keeps, 1 to 8 (4); 1 is greedy, as published
   --key-stages A[,B]  stages of keys at --bits, and at 1 bit; as published without
-  --value-stages A[,B]        likewise of values; without tiers K12 V8 and K7 V3 keep retrieval best
+  --value-stages A[,B]        likewise of values; K12 V8 and K7 V3 keep retrieval best
   --key-codec LIST    stages of keys in order, as p,p,16,8: p of pairs, a number of sub-vectors of as many pairs of channels
   --value-codec LIST  likewise of values; stage counts are of these then, and where none are given as many as fit the bits
   --tiers B:K,V       tiers of B bits instead: stages of all tokens and of those that these miss by too much, of keys and of
-                      values, as 1:4-12,2-7; may be repeated
+                      values, as 1:4-12,2-7; may be repeated; without any of these options, and with words untied, tiers
+                      and stages as the bundled codebook's
   --soft              annealed soft assignment, as published; by default hard, as good in a third of the steps
   --int8, --int4      store words in 8 bits, or those of stages after the sixth in 4
   --seed S            equal seeds give equal codebooks on the same device (1)
@@ -70,6 +72,12 @@ function codecOf(args: Args, name: string, tied = false): Stage[] | undefined {
       `Cannot use --${name} ${args.string(name)}: it must be as p,p,16, and ${stage || "''"} is no stage`,
     );
   });
+}
+
+/** Stages and tiers where none are asked for. */
+function usual(headDim: number, bits: 1 | 2): Pick<TrainCodebooksOptions, "stages" | "tiers"> {
+  const { stages, tiers } = defaultTiers(headDim);
+  return { stages, tiers: bits === 2 ? tiers : { 1: tiers[1] } };
 }
 
 /** Tiers from `--tiers 1:4-12,2-7`. */
@@ -125,6 +133,8 @@ export async function train(argv: string[]): Promise<void> {
     precision: args.flag("int4") ? "int4" : args.flag("int8") ? "int8" : "f16",
     resume: args.flag("resume"),
   } satisfies Partial<TrainCodebooksOptions>;
+  const { tied, values, stages, splits, tiers } = settings;
+  const isUsual = !tied && values !== "encoder" && !(stages.keys || stages.values || splits || tiers);
   await prepareFolder(dirname(path), "out");
   const texts = await readTexts(paths);
   const bar = new ProgressBar(), interrupt = new AbortController();
@@ -143,6 +153,7 @@ export async function train(argv: string[]): Promise<void> {
     });
     const codebook = await trainCodebooks(llama, {
       ...settings,
+      ...isUsual && usual(config.headDim, bits),
       ...{ texts, signal },
       record: {
         text: paths.map((file) => basename(file)).join(" "),

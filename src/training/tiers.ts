@@ -6,7 +6,7 @@
  */
 import { Encoder } from "../codebook/encode.ts";
 import { type Codebook, expectFits, isAdditive, type Tier, type Tiers, truncate } from "../codebook/file.ts";
-import { codeBits, type CodecShape, fieldBits } from "../core/codec.ts";
+import { codeBits, type CodecShape, fieldBits, pairStages, type Stage } from "../core/codec.ts";
 import { fromF16Array } from "../core/f16.ts";
 import { BLOCK, INDEX_WORDS, moreRoom } from "../core/pack.ts";
 import { additiveSide } from "../eval/commvq.ts";
@@ -41,8 +41,8 @@ interface ThresholdOptions {
 
 /** Tokens that are encoded and looked at together, and those of a calibration that are looked at by default. */
 const CHUNK = 2048, TOKENS = 16_384;
-/** Texts that prices are read off, spread over the calibration. */
-const TEXTS = 6;
+/** Texts that prices are read off, spread over the calibration, and passes over one that all prices may take. */
+const TEXTS = 6, PASSES = 1024;
 /** What a query sees exactly while they are. */
 const NEAR = { window: 64, sinks: 4 };
 const SIDES = ["keys", "values"] as const;
@@ -52,6 +52,28 @@ const CAPACITY = 4096;
 const NEVER = 1e30;
 
 type Side = typeof SIDES[number];
+
+/**
+ * The codec to train where nothing else is known, as the bundled one scaled to a head: keys in pairs, values in pairs and
+ * sub-vectors of eight (where these fill the head), and the tiers of both at 1 and 2 bits.
+ */
+export function defaultTiers(headDim: number): {
+  readonly stages: Readonly<Record<"keys" | "values", readonly Stage[]>>;
+  readonly tiers: Required<TierPlans>;
+} {
+  const scaled = (count: number): number => Math.max(1, Math.round(count * headDim / 64)), two = scaled(2);
+  const pairs = (count: number): readonly Stage[] => pairStages(headDim, scaled(count), false).stages;
+  let width = 8;
+  while (headDim / 2 % width !== 0) width += 4;
+  const sub = { kind: "sub", pairs: width } as const;
+  return {
+    stages: { keys: pairs(14), values: [...pairs(2), sub, sub, sub, ...pairs(2)] },
+    tiers: {
+      1: { keys: { base: two, stages: scaled(14) }, values: { base: two, stages: two + 3 } },
+      2: { keys: { base: scaled(9), stages: scaled(14) }, values: { base: two + 2, stages: 2 * two + 3 } },
+    },
+  };
+}
 
 /** One side at so many bits: what its first stages leave, and what that costs. */
 interface Plan extends TierStages {
@@ -98,17 +120,15 @@ export async function tierThresholds(
     const plan = tiers[bits];
     return plan ? SIDES.map((side) => ({ bits, side, ...expectStages(codebook, side, plan[side]) })) : [];
   });
+  const texts = Math.min(TEXTS, Math.max(1, Math.floor(PASSES / (wanted.length * layers * kvHeads))));
   let done = 0;
   const step = () => options.onProgress?.(++done, wanted.length * (layers * kvHeads + 1));
   const plans: (Plan & typeof wanted[number])[] = [];
   for (const plan of wanted) {
     const errors = await errorsOf(llama, codebook, calibration, plan, options);
     step();
-    plans.push({
-      ...plan,
-      errors,
-      prices: await pricesOf(llama, codebook, calibration, { ...plan, errors }, options, step),
-    });
+    const prices = await pricesOf(llama, codebook, calibration, { ...plan, errors, texts }, options, step);
+    plans.push({ ...plan, errors, prices });
   }
   const out: Partial<Record<1 | 2, Tiers>> = {};
   for (const bits of [1, 2] as const) {
@@ -187,13 +207,13 @@ async function pricesOf(
   llama: Llama,
   codebook: Codebook,
   { windows }: Calibration,
-  { side, base, errors }: { side: Side; base: number; errors: readonly (readonly Float64Array[])[] },
+  { side, base, errors, texts: most }: Pick<Plan, "base" | "errors"> & { side: Side; texts: number },
   { signal }: ThresholdOptions,
   step: () => void,
 ): Promise<number[][]> {
   const engine = inside(llama),
     { gpu, config: { layers, kvHeads, headDim } } = engine,
-    count = Math.min(TEXTS, windows.length);
+    count = Math.min(most, windows.length);
   const texts = Array.from({ length: count }, (_, i) => windows[Math.floor(i * windows.length / count)]!);
   using forward = await Forward.create(engine, Math.max(...texts.map(({ length }) => length)), NEAR);
   using scorer = await Scorer.create(forward);

@@ -1,12 +1,13 @@
 import { assert, assertAlmostEquals, assertEquals, assertRejects } from "@std/assert";
 import { UsageError } from "../../src/cli/args.ts";
 import { train } from "../../src/cli/train.ts";
+import { codeBits, type CodecShape } from "../../src/core/codec.ts";
 import { toF16 } from "../../src/core/f16.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { type Codebook, readCodebook, truncate } from "../../src/codebook/file.ts";
 import { evaluate } from "../../src/eval/evaluate.ts";
 import { type Llama, load } from "../../src/llama/llama.ts";
-import { calibrateTiers } from "../../src/training/tiers.ts";
+import { calibrateTiers, defaultTiers } from "../../src/training/tiers.ts";
 import { trainCodebooks } from "../../src/training/train.ts";
 import { SMALL } from "../llama/_small.ts";
 import { randomLlama, writeFolder } from "../_llama.ts";
@@ -102,10 +103,10 @@ Deno.test("the command trains with tiers, as the library does, and says what it 
     await writeFolder(folder, randomLlama(SMALL, 7));
     const text = TEXT;
     await Deno.writeTextFile(`${folder}/text.txt`, text);
-    const command = (tier: string) =>
+    const command = (tier?: string) =>
       train([
         ...["--model", folder, "--text", `${folder}/text.txt`, "--out", path, "--tokens", "160", "--bits", "2"],
-        ...["--tiers", tier],
+        ...tier ? ["--tiers", tier] : [],
       ]);
     await quietly(() => command("2:1-3,1-2"));
     const of = (stages: number) => ({ base: 1, stages }), tiers = { 2: { keys: of(3), values: of(2) } };
@@ -115,6 +116,15 @@ Deno.test("the command trains with tiers, as the library does, and says what it 
     assertEquals((await readCodebook(path)).tiers, own.tiers);
     assertEquals((await readCodebook(out)).tiers, own.tiers);
     assertEquals((await readCodebook(out)).layers, (await readCodebook(path)).layers);
+    await quietly(() => command()); // without a word about stages
+    const { stages, tiers: usual } = defaultTiers(SMALL.headDim), found = await readCodebook(path);
+    assertEquals([found.keys.stages, (found.values as CodecShape).stages], [stages.keys, stages.values]);
+    for (const bits of [1, 2] as const) {
+      for (const side of ["keys", "values"] as const) {
+        const { base, stages } = found.tiers![bits]![side];
+        assertEquals({ base, stages }, usual[bits][side]);
+      }
+    }
     // Interrupted when all layers are trained and their tiers are not: nothing of the layers is lost.
     const interrupt = new AbortController(), cut = `${folder}/cut.safetensors`;
     const again = { texts: [text], tokens: 160, bits: 2, tiers, path: cut } as const;
@@ -143,5 +153,19 @@ Deno.test("the command trains with tiers, as the library does, and says what it 
     );
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("defaultTiers() fit every head", () => {
+  for (let headDim = 32; headDim <= 256; headDim += 8) {
+    const { stages, tiers } = defaultTiers(headDim);
+    for (const bits of [1, 2] as const) {
+      const first = (["keys", "values"] as const).map((side) => {
+        const { base, stages: most } = tiers[bits][side];
+        assert(base < most && most <= stages[side].length);
+        return codeBits({ headDim, stages: stages[side].slice(0, base) });
+      });
+      assert((first[0]! + first[1]!) / 2 / headDim < bits - 0.05, `${headDim}, ${bits} bits: ${first}`);
+    }
   }
 });
