@@ -13,14 +13,19 @@ import { basename, dirname, fromFileUrl, join } from "@std/path";
 import {
   calibrateTiers,
   type Codebook,
+  defaultTiers,
   evaluate,
   load,
   parseTasks,
   readCodebook,
+  type TierPlans,
   trainCodebooks,
   type TrainCodebooksOptions,
 } from "../mod.ts";
 import { readFile, readTexts } from "../src/cli/texts.ts";
+
+/** What the command trains where nothing is asked for. */
+const USUAL = defaultTiers(64);
 
 /** How a codebook is trained. Rungs that differ by encoding alone share one, as do those that differ by its first stages. */
 const CODEBOOKS: Readonly<Record<string, Omit<TrainCodebooksOptions, "texts">>> = {
@@ -28,18 +33,22 @@ const CODEBOOKS: Readonly<Record<string, Omit<TrainCodebooksOptions, "texts">>> 
   untied: { tied: false, metric: "plain", valueMetric: "plain" },
   query: { tied: false, metric: "query", valueMetric: "plain", splits: { 2: { keys: 14, values: 12 } } },
   output: { tied: false, metric: "query", valueMetric: "output", splits: { 2: { keys: 14, values: 12 } } },
+  usual: {
+    stages: USUAL.stages,
+    splits: { 2: { keys: USUAL.stages.keys.length, values: USUAL.stages.values.length } },
+  },
 };
 const EVEN = { 1: { keys: 5, values: 5 }, 2: { keys: 10, values: 10 } };
 const SPLIT = { 1: { keys: 7, values: 3 }, 2: { keys: 12, values: 8 } };
 const TIERS = {
-  1: { keys: { base: 2, stages: 12 }, values: { base: 2, stages: 8 } },
-  2: { keys: { base: 7, stages: 14 }, values: { base: 6, stages: 12 } },
+  1: { keys: { base: 2, stages: 14 }, values: { base: 2, stages: 10 } },
+  2: { keys: { base: 9, stages: 14 }, values: { base: 8, stages: 12 } },
 };
 
 /** A codebook and how it is applied. */
 interface Rung extends Pick<Codebook, "beam" | "splits"> {
   readonly codebook: string;
-  readonly tiers?: typeof TIERS;
+  readonly tiers?: TierPlans;
 }
 
 const RUNGS: Readonly<Record<string, Rung>> = {
@@ -52,6 +61,7 @@ const RUNGS: Readonly<Record<string, Rung>> = {
   "output metric": { codebook: "output", splits: EVEN, beam: 4 },
   "output metric and split": { codebook: "output", splits: SPLIT, beam: 4 },
   "output metric and tiers": { codebook: "output", beam: 4, tiers: TIERS },
+  "and values of sub-vectors": { codebook: "usual", beam: 4, tiers: USUAL.tiers },
 };
 /** Most telling first; those of one codebook after each other. */
 const ORDER = [
@@ -63,6 +73,7 @@ const ORDER = [
   "untied",
   "output metric",
   "output metric and tiers",
+  "and values of sub-vectors",
 ];
 const CELLS = [
   "passkey@4000",
