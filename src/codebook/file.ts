@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { type CodecShape, PAIR_WORDS, publishedStages, type Stage, stageRows } from "../core/codec.ts";
+import { type CodecShape, PAIR_WORDS, publishedStages, type Stage, stageRows, stagesFor } from "../core/codec.ts";
 import { FileFormatError, UnsupportedModelError } from "../core/errors.ts";
 import { type ValueDims, valueWidths, type VectorDims } from "../core/shapes.ts";
 import {
@@ -102,10 +102,19 @@ export function isAdditive(values: CodecShape | ValueDims): values is CodecShape
   return "stages" in values;
 }
 
-/** Stages of each side that stand for so many bits: the codebook's own split if both sides have equal bits, else as published. */
-export function stagesAt({ splits, keys: { headDim } }: Codebook, { k, v }: { k: 1 | 2; v: 1 | 2 }): StageCounts {
+/**
+ * Stages of each side that stand for so many bits: the codebook's own split if both sides have equal bits, else those of
+ * `stagesFor`; of the published value encoder, its bits' stages of pairs.
+ */
+export function stagesAt(
+  { splits, keys, values }: Pick<Codebook, "splits" | "keys" | "values">,
+  { k, v }: { k: 1 | 2; v: 1 | 2 },
+): StageCounts {
   const own = k === v ? splits?.[k] : undefined;
-  return own ?? { keys: publishedStages(headDim, k), values: publishedStages(headDim, v) };
+  return own ?? {
+    keys: stagesFor(keys, k),
+    values: isAdditive(values) ? stagesFor(values, v) : publishedStages(keys.headDim, v),
+  };
 }
 
 /** What one side of a codebook is coded in: its stages, the tier they are in if there are two, its words and metrics. */

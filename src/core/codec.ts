@@ -75,6 +75,14 @@ export function publishedStages(headDim: number, bits: 1 | 2): number {
   return bits === 1 ? Math.round(headDim / 12) : Math.floor(headDim / 6);
 }
 
+/** First stages of a codec at so many bits an element: as published where all are of pairs, else as many as do not exceed them. */
+export function stagesFor({ headDim, stages }: CodecShape, bits: 1 | 2): number {
+  if (stages.every(({ kind }) => kind === "pair")) return publishedStages(headDim, bits);
+  let count = 1;
+  while (count < stages.length && fieldBits({ headDim, stages: stages.slice(0, count + 1) }) <= bits * headDim) count++;
+  return count;
+}
+
 /** Rows of a stage's table. */
 export function stageRows(stage: Stage): number {
   return stage.kind === "pair" ? 2 * PAIR_WORDS : SUB_WORDS;

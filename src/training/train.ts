@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { codeBits, type CodecShape, pairStages, publishedStages, type Stage } from "../core/codec.ts";
+import { type CodecShape, pairStages, publishedStages, type Stage, stagesFor } from "../core/codec.ts";
 import { type Codebook, isAdditive, type StageCounts } from "../codebook/file.ts";
 import { type CodebookProgress, trainCodebook } from "../codebook/train_codebook.ts";
 import { Calibration, CALIBRATION_WINDOW, calibrationWindows } from "./calibrate.ts";
@@ -79,7 +79,7 @@ function codecs(
   const side = (name: keyof StageCounts, tied: boolean) => {
     const given = stages[name];
     const within = (bits: 1 | 2): number =>
-      given ? stagesWithin({ headDim, stages: given }, bits * headDim) : publishedStages(headDim, bits);
+      given ? stagesFor({ headDim, stages: given }, bits) : publishedStages(headDim, bits);
     const most = Math.max(
       tiers[bits] ? 0 : splits?.[bits]?.[name] ?? within(bits),
       ...Object.values(splits ?? {}).map((counts) => counts[name]),
@@ -99,13 +99,6 @@ function codecs(
     values: isEncoder ? { features: kvHeads * headDim, bits } : v.codec,
     ...own || splits ? { splits: { ...own, ...splits } } : {},
   };
-}
-
-/** First stages of a codec that do not exceed `bits` bits a vector; one at least. */
-function stagesWithin({ headDim, stages }: CodecShape, bits: number): number {
-  let count = 1;
-  while (count < stages.length && codeBits({ headDim, stages: stages.slice(0, count + 1) }) <= bits) count++;
-  return count;
 }
 
 /**

@@ -45,7 +45,7 @@ Deno.test("a compressed cache", async (t) => {
     using own = llama.session();
     const { bytes, f16Bytes, bits } = llama.kv;
     assertEquals(own.bytes, bytes);
-    assertEquals([bits.k, bits.v], [(120 + 4) / 64, (60 + 4) / 64]);
+    assertEquals([bits.k, bits.v], [(120 + 4) / 64, (24 + 32 + 4) / 64]); // ten pairs; two pairs and four groups
     assert(bytes < f16Bytes, "256 tokens already save memory");
     const { bitsCode, bitsEffective, bitsAll, codebookBytes } = llama.kv, elements = 2 * 8 * 4 * 64;
     assertEquals([bitsCode, bitsEffective(60), bitsEffective(68)], [(bits.k + bits.v) / 2, 16, 16]);
@@ -63,15 +63,17 @@ Deno.test("a compressed cache in tiers", async (t) => {
     using own = llama.session();
     const { bytes, bits } = llama.kv;
     assertEquals(own.bytes, bytes);
-    // A word for each of four heads and one, two words of index a block and head, and room for an eighth more than the share, in whole blocks.
+    // A word for each of four heads and one, two words of index a block and head, and room for an eighth more than the
+    // share, in whole blocks.
     const { keys, values } = (await readCodebook(CODEBOOK)).tiers![1]!;
-    const of = ({ base, stages, shares }: Tier) => {
+    const of = ({ base, stages, shares }: Tier, ofStages: readonly number[]) => {
+      const sum = (from: number, to: number) => ofStages.slice(from, to).reduce((a, b) => a + b);
       const room = (share: number) => Math.min(256, Math.ceil((Math.ceil(1.125 * share * 256) + 32) / 32) * 32);
-      const rooms = shares.flat().map(room), bits = 12 * (stages - base) * rooms.reduce((a, b) => a + b) / rooms.length;
-      return 12 * base / 64 + (32 * ((8 + 9) * 2 + 5 / 4) + bits) / (256 * 64) + 16 / 256;
+      const rooms = shares.flat().map(room), bits = sum(base, stages) * rooms.reduce((a, b) => a + b) / rooms.length;
+      return sum(0, base) / 64 + (32 * ((8 + 9) * 2 + 5 / 4) + bits) / (256 * 64) + 16 / 256;
     };
-    assertAlmostEquals(bits.k, of(keys));
-    assertAlmostEquals(bits.v, of(values));
+    assertAlmostEquals(bits.k, of(keys, new Array(14).fill(12)));
+    assertAlmostEquals(bits.v, of(values, [12, 12, 32, 32, 32, 12, 12]));
     const folder = await Deno.makeTempDir(), path = `${folder}/cache.safetensors`;
     try {
       await own.generate(PROMPT, { maxTokens: 20, ignoreEos: true }).done;

@@ -7,6 +7,7 @@ import {
   moreFields,
   pairStages,
   publishedStages,
+  stagesFor,
   tableRows,
 } from "../../src/core/codec.ts";
 import {
@@ -25,6 +26,13 @@ const MIXED: CodecShape = {
   headDim: 64,
   stages: [{ kind: "pair", tied: false }, { kind: "sub", pairs: 8 }, { kind: "sub", pairs: 16 }],
 };
+
+Deno.test("stagesFor() gives the published stages of pairs, and of others those that the bits hold", () => {
+  const sub = { kind: "sub", pairs: 8 } as const, stages = [...pairStages(64, 2, false).stages, sub, sub, sub];
+  assertEquals(([1, 2] as const).map((bits) => stagesFor({ headDim: 64, stages }, bits)), [3, 5]);
+  assertEquals(([1, 2] as const).map((bits) => stagesFor(pairStages(128, 3, false), bits)), [11, 21]);
+  assertEquals(stagesFor({ headDim: 64, stages: [{ kind: "sub", pairs: 4 }, sub] }, 1), 1);
+});
 
 Deno.test("publishedStages() gives the paper's numbers", () => {
   assertEquals([64, 128].map((d) => [publishedStages(d, 1), publishedStages(d, 2)]), [[5, 10], [11, 21]]);
