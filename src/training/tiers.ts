@@ -222,7 +222,7 @@ async function pricesOf(
   const first = truncate(codebook, { keys: side === "keys" ? base : 1, values: side === "values" ? base : 1 });
   const codec = await additiveSide(forward, side, first, undefined, owned);
   const sums = Array.from({ length: layers }, () => new Float64Array(kvHeads)),
-    tokens = texts.reduce((sum, { length }) => sum + length - 1, 0);
+    tokens = Math.max(1, texts.reduce((sum, { length }) => sum + length - 1, 0));
   for (const [i, ids] of texts.entries()) {
     const targets = ids.slice(1);
     forward.begin(ids);
