@@ -6,7 +6,7 @@
  */
 import { Encoder } from "../codebook/encode.ts";
 import { type Codebook, expectFits, isAdditive, type Tier, type Tiers, truncate } from "../codebook/file.ts";
-import { codeBits, type CodecShape, fieldBits, pairStages, type Stage } from "../core/codec.ts";
+import { type CodecShape, fieldBits, pairStages, type Stage } from "../core/codec.ts";
 import { fromF16Array } from "../core/f16.ts";
 import { BLOCK, INDEX_WORDS, moreRoom } from "../core/pack.ts";
 import { additiveSide } from "../eval/commvq.ts";
@@ -75,12 +75,18 @@ export function defaultTiers(headDim: number): {
   };
 }
 
-/** One side at so many bits: what its first stages leave, and what that costs. */
-interface Plan extends TierStages {
+/** What one side takes at so many bits. */
+interface Wanted extends TierStages {
+  readonly bits: 1 | 2;
+  readonly side: Side;
   /** Bits an element of the first stages, the index and the scales. */
   readonly ofAll: number;
   /** Bits an element of a token's further codes. */
   readonly further: number;
+}
+
+/** What its first stages leave, and what that costs. */
+interface Plan extends Wanted {
   /** Squared errors of the first stages in the metric, largest first, `[layers][K]`. */
   readonly errors: readonly (readonly Float64Array[])[];
   /** Divergence, in nats a token, over the mean error that makes it, `[layers][K]`. */
@@ -116,14 +122,11 @@ export async function tierThresholds(
 ): Promise<Codebook> {
   const { layers, kvHeads, headDim } = inside(llama).config;
   expectFits("the codebook", codebook, { layers, kvHeads, headDim, fingerprint: llama.fingerprint });
-  const wanted = ([1, 2] as const).flatMap((bits) => {
-    const plan = tiers[bits];
-    return plan ? SIDES.map((side) => ({ bits, side, ...expectStages(codebook, side, plan[side]) })) : [];
-  });
+  const wanted = expectTiers(codebook, kvHeads, tiers);
   const texts = Math.min(TEXTS, Math.max(1, Math.floor(PASSES / (wanted.length * layers * kvHeads))));
   let done = 0;
   const step = () => options.onProgress?.(++done, wanted.length * (layers * kvHeads + 1));
-  const plans: (Plan & typeof wanted[number])[] = [];
+  const plans: Plan[] = [];
   for (const plan of wanted) {
     const errors = await errorsOf(llama, codebook, calibration, plan, options);
     step();
@@ -140,23 +143,33 @@ export async function tierThresholds(
   return { ...codebook, tiers: out };
 }
 
-/** What a side's stages take. */
-function expectStages(
-  { keys, values, model: { kvHeads, headDim } }: Codebook,
-  side: Side,
-  { base, stages }: TierStages,
-): Omit<Plan, "errors" | "prices"> {
+/**
+ * What tiers of codecs take. Throws, before anything is trained, `TypeError` for values of the published encoder and
+ * `RangeError` for stages that there are not and for first stages of more bits than are asked for.
+ */
+export function expectTiers({ keys, values }: Pick<Codebook, Side>, kvHeads: number, tiers: TierPlans): Wanted[] {
   if (!isAdditive(values)) throw new TypeError("Cannot make tiers of the published value encoder as it has no stages");
-  const codec = side === "keys" ? keys : values;
-  if (!(base > 0 && base < stages && stages <= codec.stages.length)) {
-    throw new RangeError(`Cannot make tiers of ${base} and ${stages} stages as there are ${codec.stages.length}`);
-  }
-  const first = codeBits({ headDim, stages: codec.stages.slice(0, base) });
-  const all = fieldBits({ headDim, stages: codec.stages.slice(0, stages) });
-  return {
-    ...{ base, stages, further: (all - first) / headDim },
-    ofAll: (first + INDEX_WORDS * 32 / BLOCK + 16 / kvHeads) / headDim,
-  };
+  const codecs = { keys, values }, { headDim } = keys;
+  return ([1, 2] as const).flatMap((bits) => {
+    const plan = tiers[bits];
+    if (!plan) return [];
+    const both = SIDES.map((side): Wanted => {
+      const { base, stages } = plan[side], all = codecs[side].stages;
+      if (!(base > 0 && base < stages && stages <= all.length)) {
+        throw new RangeError(`Cannot make tiers of ${base} and ${stages} stages as there are ${all.length}`);
+      }
+      const first = fieldBits({ headDim, stages: all.slice(0, base) });
+      const further = (fieldBits({ headDim, stages: all.slice(0, stages) }) - first) / headDim;
+      const ofAll = (first + INDEX_WORDS * 32 / BLOCK + 16 / kvHeads) / headDim;
+      return { bits, side, base, stages, ofAll, further };
+    });
+    const least = both.reduce((sum, { ofAll, further }) =>
+      sum + ofAll + further * moreRoom(CAPACITY, 0) / CAPACITY, 0) / 2;
+    if (least <= bits) return both;
+    throw new RangeError(
+      `Cannot make tiers of ${bits} bits as the stages of all tokens take ${least.toFixed(2)}: choose fewer`,
+    );
+  });
 }
 
 /** Squared errors of a side's first stages in its metric on the first tokens of a calibration, `[layers][K]`. */
@@ -286,12 +299,6 @@ function bitsAt(plans: readonly Plan[], rate: number): number {
 
 /** The lowest price a bit at which plans take no more than `bits`. */
 function rateFor(plans: readonly Plan[], bits: number): number {
-  const least = bitsAt(plans, Infinity);
-  if (least > bits) {
-    throw new RangeError(
-      `Cannot make tiers of ${bits} bits as the stages of all tokens take ${least.toFixed(2)}: choose fewer`,
-    );
-  }
   let low = -60, high = 60; // powers of two
   for (let i = 0; i < 60; i++) {
     const middle = (low + high) / 2;

@@ -8,7 +8,7 @@ import { type Codebook, isAdditive, type StageCounts } from "../codebook/file.ts
 import { type CodebookProgress, trainCodebook } from "../codebook/train_codebook.ts";
 import { Calibration, CALIBRATION_WINDOW, calibrationWindows } from "./calibrate.ts";
 import { inside, type Llama } from "../llama/llama.ts";
-import { type TierPlans, tierThresholds } from "./tiers.ts";
+import { expectTiers, type TierPlans, tierThresholds } from "./tiers.ts";
 
 /** Options of {@linkcode trainCodebooks}. */
 export interface TrainCodebooksOptions {
@@ -111,19 +111,17 @@ export async function trainCodebooks(llama: Llama, options: TrainCodebooksOption
     { gpu, decoder, attention, config } = inside(llama);
   const windows = calibrationWindows(texts, llama.tokenizer, tokens, llama.maxContext);
   const { layers, kvHeads, headDim, context } = config, window = Math.min(CALIBRATION_WINDOW, context);
-  if (options.tiers && options.values === "encoder") {
-    throw new TypeError("Cannot make tiers of the published value encoder as it has no stages");
-  }
   if (llama.maxContext < Math.min(window, tokens)) {
     throw new RangeError(
       `Cannot calibrate in a context of ${llama.maxContext} tokens: load with a maxContext of ${window}`,
     );
   }
+  const { tiers } = options, { keys, values, splits } = codecs(headDim, kvHeads, options);
+  if (tiers) expectTiers({ keys, values }, kvHeads, tiers);
   using calibration = new Calibration(gpu, decoder, attention, windows, {
     signal,
     onProgress: (done, total) => onProgress?.({ phase: "read", done, total }),
   });
-  const { tiers } = options, { keys, values, splits } = codecs(headDim, kvHeads, options);
   const inMetric = {
     ...metric === "query" && { keys },
     ...valueMetric === "output" && isAdditive(values) && { values },

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { GpuMemoryError } from "../../src/core/errors.ts";
 import { inside, type KvOptions, load } from "../../src/llama/llama.ts";
 import { plainDevice } from "../_gpu.ts";
-import { CODES, go, IDS, SHAPE, within } from "./_small.ts";
+import { CODES, go, IDS, SHAPE, TIERS, within } from "./_small.ts";
 
 /** A device that refuses what makes it more than `most` bytes, as a GPU does: by an error scope. */
 async function smallDevice() {
@@ -40,11 +40,12 @@ async function refusal(action: () => Promise<unknown>): Promise<string> {
 }
 
 for (
-  const [name, kv, remedy] of [["exact", {}, true], ["coded", CODES, true], [
-    "smallest",
-    { ...CODES, bits: 1 },
-    false,
-  ]] as [string, KvOptions, boolean][]
+  const [name, kv, remedy] of [
+    ["exact", {}, true],
+    ["coded", CODES, true],
+    ["in tiers", TIERS, true],
+    ["smallest", { ...CODES, bits: 1 }, false],
+  ] as [string, KvOptions, boolean][]
 ) {
   Deno.test(`a cache that is refused says what would fit: ${name}`, () =>
     within(async (_, open) => {

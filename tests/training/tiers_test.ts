@@ -84,6 +84,14 @@ Deno.test("tiers that there cannot be are refused", () =>
     await assertRejects(() => few({ ...tier, stages: 6 }), RangeError, "2 and 6 stages");
     await assertRejects(() => few({ ...tier, base: 5 }), RangeError, "5 and 5 stages");
     await assertRejects(() => few(tier, 1), RangeError, "the stages of all tokens take 1.07");
+    let steps = 0; // all that costs nothing to know is said before anything is read
+    const onProgress = () => void steps++, tiers = { 1: { keys: tier, values: tier } };
+    await assertRejects(
+      () => trainCodebooks(llama, { texts: [TEXT], tokens: 160, tiers, onProgress }),
+      RangeError,
+      "the stages of all tokens take 1.07",
+    );
+    assertEquals(steps, 0);
   }));
 
 /** Keeps what a command prints to itself. */
