@@ -24,7 +24,7 @@ import { expectMetric } from "./metric.ts";
 import { type NamedArray, VALUE_ARRAYS, type ValueArrays, valueArrayShapes } from "./value_encoder.ts";
 import { levels, negated, packWords, type Precision, unpackWords } from "./words.ts";
 
-const FORMAT = "commvq-codebook", VERSION = "1";
+const FORMAT = "commvq-codebook", VERSION = "2";
 
 /** The model that a codebook is for. */
 export interface ModelShape extends VectorDims {

@@ -163,7 +163,7 @@ Deno.test("readCodebook() refuses what is no codebook, by name and reason", () =
     const tensors = { t: { dtype: "F16", shape: [1], data: new Uint16Array(1) } } as const;
     const cases: [Record<string, string>, string][] = [
       [{}, "bad.safetensors as a codebook as its format must be commvq-codebook: it is not given"],
-      [{ ...about, version: "2" }, "its version must be 1: it is 2"],
+      [{ ...about, version: "1" }, "its version must be 2: it is 1"],
       [{ ...about, codebook: "{" }, "its description is damaged"],
       [
         { ...about, codebook: about.codebook.replace('"layers":2', '"layers":-2') },
