@@ -33,7 +33,7 @@ const STAGES: u32 = 11u;        // @param stages of all tokens
 const MORE: u32 = 0u;           // @param further stages of some
 const ROWS: u32 = 1408u;        // @param rows of the table
 const BITS: u32 = 132u;         // @param bits of a token and head
-const MORE_BITS: u32 = 0u;      // @param bits of a token's further codes
+const MORE_BITS: u32 = 0u;      // @param bits of a token's further codes and gain
 const COMMUTED: bool = false;   // @param tables are of queries times words
 const QUADS: u32 = HEAD_DIM / 8u;
 const GROUPS: u32 = WG / TOKEN_LANES;
@@ -168,7 +168,7 @@ fn main(
             let i = list + (own & 7u);
             if own < 8u && rank + i >= ranks.x && rank + i < ranks.y {
                 let at = sh_tokens[i] - params.first;
-                scores[out + at] += sum * scale_at(at);
+                scores[out + at] += sum * scale_at(at) * further_gain(head, rank + i);
             }
         }
     }

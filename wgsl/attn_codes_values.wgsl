@@ -34,7 +34,7 @@ const STAGES: u32 = 11u;       // @param stages of all tokens
 const MORE: u32 = 0u;          // @param further stages of some
 const ROWS: u32 = 1408u;       // @param rows of the table
 const BITS: u32 = 132u;        // @param bits of a token and head
-const MORE_BITS: u32 = 0u;     // @param bits of a token's further codes
+const MORE_BITS: u32 = 0u;     // @param bits of a token's further codes and gain
 const QUADS: u32 = HEAD_DIM / 8u;
 const GROUPS: u32 = WG / TOKEN_LANES;
 const STEP: u32 = 8u * GROUPS; // tokens that are decoded at a time
@@ -119,7 +119,7 @@ fn main(
                 var w = Heads();
                 if rank + lane >= ranks.x && rank + lane < ranks.y {
                     let t = sh_tokens[lane] - params.first;
-                    w = exp(scores[scored + t] - m) * scale_at(t);
+                    w = exp(scores[scored + t] - m) * scale_at(t) * further_gain(head, rank + lane);
                 }
                 sh_heads[lane] = w;
             }

@@ -3,21 +3,29 @@
 //   error of a way and its next words = error + |w|^2 - 2<x,w>,   for a pair w = u_a + v_b:
 //   |u_a|^2 - 2<x,u_a> + |v_b|^2 - 2<x,v_b> + 2<u_a,v_b>          (x: what the way has left)
 //
+// Before field FIRST what is left is divided by the token's gain, 2^(g/2) with g = log2(|x|^2 / unit) of its best way, from
+// 0 to 15: the further fields' words, made for most tokens, then serve those too that the first ones miss by far more.
+//
 //   residual  f32    [K][capacity][HEAD_DIM][32]    as code_residual leaves it; what the codes miss is left in it
 //   table     u32    [K][rows][PAIRS]               two halves each
 //   gram      f32    [K][gram]                      code_gram's of every stage
 //   fields    vec4u  [FIELDS]                       row, number of its gram in fours, pair, pairs (0: a pair stage)
-//   raw       u32    [K][capacity][32][FIELDS]      the codes, for code_pack
+//   units     f32    [K]                            squared lengths that are coded at a gain of 1; unread without gains
+//   raw       u32    [K][capacity][32][RAW]         the codes, for code_pack; and last g, if FIRST is among the fields
 //
 // One workgroup of 64 lanes per TOKENS tokens (x) and head (y). Their 16 ways are the columns of a 4x4 matrix, WAYS / 4
 // columns a token; ways past BEAM have a huge error. Lane a finds the least error of its words, in a pair with any v_b,
 // for every column. Only the 64 cells (lane, column) of a token whose least is among the BEAM least can have one of the
 // BEAM best: all lanes try the pairs of those cells, list the few that do not exceed the limit so found, and rank them.
 // On a tie the lower way wins, then the lower code.
+#import gain
+
 const HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8
 const BEAM: u32 = 4u;       // @param ways that are kept
 const WAYS: u32 = 4u;       // @param 4, or 8 for a BEAM above 4
 const FIELDS: u32 = 21u;    // @param codes of a token
+const FIRST: u32 = 21u;     // @param the first that has a gain; FIELDS for none
+const RAW: u32 = FIELDS + u32(FIRST < FIELDS);
 const PAIRS: u32 = HEAD_DIM / 2u;
 const LANES: u32 = 64u;
 const TOKENS: u32 = 16u / WAYS;
@@ -25,6 +33,8 @@ const COLUMNS: u32 = WAYS / 4u;         // of a token
 const SHARE: u32 = LANES / TOKENS;      // lanes that rank a token's
 const ROOM: u32 = COLUMNS * LANES;      // cells of a token; and candidates that its list holds
 const F32_HIGHEST: f32 = 3.4028234663852886e38;
+const F32_TINY: f32 = 1e-30;
+const MOST_GAIN: f32 = 15.0;
 
 struct Params {
     tokens: u32,
@@ -37,7 +47,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> table: array<vec4u>;
 @group(0) @binding(3) var<storage, read> gram: array<f32>;
 @group(0) @binding(4) var<storage, read> fields: array<vec4u>;
-@group(0) @binding(5) var<storage, read_write> raw: array<u32>;
+@group(0) @binding(5) var<storage, read> units: array<f32>;
+@group(0) @binding(6) var<storage, read_write> raw: array<u32>;
 
 /// A pair of what the ways have left. Lanes of neighbouring pairs are in other banks by the pad.
 struct Left {
@@ -64,6 +75,7 @@ var<workgroup> sh_is_over: u32;                   // whether there are more than
 var<workgroup> sh_error: array<f32, 16>;          // of the best ways, in order, less the token's squared length
 var<workgroup> sh_key: array<u32, 16>;
 var<workgroup> sh_trace: array<u32, 8u * FIELDS>; // keys in pairs
+var<workgroup> sh_gain: array<u32, 4>;            // g of a token
 
 /// Numbers in the order of the floats.
 fn ordered(x: f32) -> u32 {
@@ -246,6 +258,41 @@ fn put_left(column: u32, d: u32, x: mat2x4f) {
     sh_left[d].im[column] = x[1];
 }
 
+fn column_gain(column: u32) -> f32 {
+    return gain_of(sh_gain[column / COLUMNS]);
+}
+
+/// Finds each token's gain, divides what its ways have left by it, and returns their errors so divided.
+fn take_gains(head: u32, errors: mat4x4f, lane: u32) -> mat4x4f {
+    let token = lane / SHARE;
+    var sum = 0.0;
+    workgroupBarrier(); // sh_left is written; sh_errors is read
+    for (var d = lane % SHARE; d < PAIRS; d += SHARE) {
+        let re = sh_left[d].re[token * COLUMNS].x;
+        let im = sh_left[d].im[token * COLUMNS].x;
+        sum += re * re + im * im;
+    }
+    sh_errors[lane] = sum;
+    workgroupBarrier();
+    if lane < TOKENS {
+        var energy = 0.0;
+        for (var i = 0u; i < SHARE; i++) { energy += sh_errors[lane * SHARE + i]; }
+        let ratio = max(energy, F32_TINY) / max(units[head], F32_TINY);
+        sh_gain[lane] = u32(clamp(round(log2(ratio)), 0.0, MOST_GAIN));
+    }
+    workgroupBarrier();
+    let scale = 1.0 / vec4f(column_gain(0u), column_gain(1u), column_gain(2u), column_gain(3u));
+    for (var d = lane; d < PAIRS; d += LANES) {
+        let left = sh_left[d];
+        put_left(0u, d, mat2x4f(left.re[0], left.im[0]) * scale[0]);
+        put_left(1u, d, mat2x4f(left.re[1], left.im[1]) * scale[1]);
+        put_left(2u, d, mat2x4f(left.re[2], left.im[2]) * scale[2]);
+        put_left(3u, d, mat2x4f(left.re[3], left.im[3]) * scale[3]);
+    }
+    let squares = scale * scale;
+    return mat4x4f(errors[0] * squares[0], errors[1] * squares[1], errors[2] * squares[2], errors[3] * squares[3]);
+}
+
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
     let head = wg.y;
@@ -259,6 +306,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
     let one = vec4f(0.0, none.yzw); // of which there is but one yet
     var errors = mat4x4f(one, select(one, none, COLUMNS == 2u), one, select(one, none, COLUMNS == 2u));
     for (var f = 0u; f < FIELDS; f++) {
+        if f == FIRST { errors = take_gains(head, errors, lane); }
         let field = fields[f];
         let row = head * params.rows + field.x;
         let gram_at = head * params.gram + field.y * 4u;
@@ -338,16 +386,20 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
     for (var i = lane; i < TOKENS * PAIRS; i += LANES) {
         let token = i / PAIRS;
         let d = i % PAIRS;
+        var gain = 1.0;
+        if FIRST < FIELDS { gain = gain_of(sh_gain[token]); }
         if first + token < params.tokens {
-            residual[tile + token + d * 64u] = sh_left[d].re[token * COLUMNS].x;
-            residual[tile + token + d * 64u + 32u] = sh_left[d].im[token * COLUMNS].x;
+            residual[tile + token + d * 64u] = sh_left[d].re[token * COLUMNS].x * gain;
+            residual[tile + token + d * 64u + 32u] = sh_left[d].im[token * COLUMNS].x * gain;
         }
     }
     if lane < TOKENS && first + lane < params.tokens {
+        let to = (head * params.capacity * 32u + first + lane) * RAW;
+        if FIRST < FIELDS { raw[to + FIELDS] = sh_gain[lane]; }
         var way = lane * WAYS;
         for (var f = FIELDS; f > 0u; f--) {
             let key = (sh_trace[8u * (f - 1u) + (way >> 1u)] >> (16u * (way & 1u))) & 0xffffu;
-            raw[(head * params.capacity * 32u + first + lane) * FIELDS + f - 1u] = key & 4095u;
+            raw[to + f - 1u] = key & 4095u;
             way = lane * WAYS + (key >> 12u);
         }
     }

@@ -7,13 +7,14 @@
 //   quads       u32    [S][P/4][2]          parts/octet.wgsl
 //   scales      f16    [T]                  packed in pairs
 //   rope_table  vec2f  [256 + context/256][P]
-//   more        u32                         further codes of some tokens: src/core/pack.ts
+//   more        u32                         further codes and gains of some tokens: src/core/pack.ts
 //   out         f16    [K][capacity][HEAD_DIM], packed in pairs
 //
 // A lane takes four pairs of eight tokens: x covers octets and quads, y heads. What half precision cannot hold is
 // clamped to its largest.
 #import words_half // @param WORDS words_half or words_f16
 #import octet
+#import further_at
 #import turns
 
 const WG: u32 = 64u;          // @param lanes per workgroup
@@ -22,7 +23,7 @@ const STAGES: u32 = 11u;      // @param stages of all tokens
 const MORE: u32 = 0u;         // @param further stages of some
 const ROWS: u32 = 1408u;      // @param rows of the table
 const BITS: u32 = 132u;       // @param bits of a token and head
-const MORE_BITS: u32 = 0u;    // @param bits of a token's further codes
+const MORE_BITS: u32 = 0u;    // @param bits of a token's further codes and gain
 const ROTATE: bool = false;   // @param keys come out rotated
 const QUADS: u32 = HEAD_DIM / 8u;
 const F16_HIGHEST: f32 = 65504.0;
@@ -48,21 +49,9 @@ fn pack(x: vec4f) -> vec2u {
     return vec2u(pack2x16float(held.xy), pack2x16float(held.zw));
 }
 
-fn store(x: Words, head: u32, t: u32, quad: u32) {
-    if t >= params.tokens { return; }
-    let token = params.first + t;
-    let both = unpack2x16float(scales[token >> 1u]);
-    let scale = select(both.x, both.y, (token & 1u) != 0u);
-    var y = Turn(words_re(x) * scale, words_im(x) * scale);
-    if ROTATE { y = turn_mul(y, turn_at(params.base + token, quad)); }
-    let at = (head * params.capacity + params.slot + t) * 2u * QUADS + quad;
-    out[at] = pack(y.re);
-    out[at + QUADS] = pack(y.im);
-}
-
-/// The sum of the further stages of the token of a head whose rank is `rank`.
+/// The sum of the further stages, before its gain, of the token of a head whose rank is `rank`.
 fn further_words(head: u32, rank: u32, quad: u32) -> Words {
-    let block = more[head] + (rank >> 5u) * MORE_BITS;
+    let block = further_block(head, rank);
     var x = words_none();
     for (var s = STAGES; s < STAGES + MORE; s++) {
         let field = quads[s * QUADS + quad];
@@ -76,20 +65,28 @@ fn further_words(head: u32, rank: u32, quad: u32) -> Words {
     return x;
 }
 
-/// Adds to token `t` of the octet.
-fn octet_add(x: Octet, t: u32, y: Words) -> Octet {
-    var sum = x;
-    switch t {
-        case 0u: { sum.a = words_add(x.a, y); }
-        case 1u: { sum.b = words_add(x.b, y); }
-        case 2u: { sum.c = words_add(x.c, y); }
-        case 3u: { sum.d = words_add(x.d, y); }
-        case 4u: { sum.e = words_add(x.e, y); }
-        case 5u: { sum.f = words_add(x.f, y); }
-        case 6u: { sum.g = words_add(x.g, y); }
-        default: { sum.h = words_add(x.h, y); }
+/// Writes token t, whose first stages are x; `index` is where its block's begins in `more`.
+fn store(x: Words, head: u32, t: u32, quad: u32, index: u32) {
+    if t >= params.tokens { return; }
+    let token = params.first + t;
+    var y = Turn(words_re(x), words_im(x));
+    if MORE > 0u {
+        let mask = more[index];
+        let bit = token & 31u;
+        if ((mask >> bit) & 1u) == 1u {
+            let rank = more[index + 1u] + countOneBits(mask & ((1u << bit) - 1u));
+            let further = further_words(head, rank, quad);
+            let gain = further_gain(head, rank);
+            y = Turn(y.re + words_re(further) * gain, y.im + words_im(further) * gain);
+        }
     }
-    return sum;
+    let both = unpack2x16float(scales[token >> 1u]);
+    let scale = select(both.x, both.y, (token & 1u) != 0u);
+    y = Turn(y.re * scale, y.im * scale);
+    if ROTATE { y = turn_mul(y, turn_at(params.base + token, quad)); }
+    let at = (head * params.capacity + params.slot + t) * 2u * QUADS + quad;
+    out[at] = pack(y.re);
+    out[at + QUADS] = pack(y.im);
 }
 
 @compute @workgroup_size(WG)
@@ -104,23 +101,14 @@ fn main(
     if t >= params.tokens { return; }
     let token = params.first + t;
     let block = (token >> 5u) * grid.y + wg.y;
-    var x = octet_decode(false, block * BITS, (token >> 3u) & 3u, wg.y * ROWS, quad);
-    if MORE > 0u {
-        let at = grid.y + 1u + 2u * block;
-        let mask = more[at];
-        let octet = token & 24u;
-        var rank = more[at + 1u] + countOneBits(mask & ((1u << octet) - 1u));
-        for (var left = (mask >> octet) & 255u; left != 0u; left &= left - 1u) {
-            x = octet_add(x, firstTrailingBit(left), further_words(wg.y, rank, quad));
-            rank++;
-        }
-    }
-    store(x.a, wg.y, t, quad);
-    store(x.b, wg.y, t + 1u, quad);
-    store(x.c, wg.y, t + 2u, quad);
-    store(x.d, wg.y, t + 3u, quad);
-    store(x.e, wg.y, t + 4u, quad);
-    store(x.f, wg.y, t + 5u, quad);
-    store(x.g, wg.y, t + 6u, quad);
-    store(x.h, wg.y, t + 7u, quad);
+    let index = further_index(token >> 5u, wg.y, grid.y);
+    let x = octet_decode(false, block * BITS, (token >> 3u) & 3u, wg.y * ROWS, quad);
+    store(x.a, wg.y, t, quad, index);
+    store(x.b, wg.y, t + 1u, quad, index);
+    store(x.c, wg.y, t + 2u, quad, index);
+    store(x.d, wg.y, t + 3u, quad, index);
+    store(x.e, wg.y, t + 4u, quad, index);
+    store(x.f, wg.y, t + 5u, quad, index);
+    store(x.g, wg.y, t + 6u, quad, index);
+    store(x.h, wg.y, t + 7u, quad, index);
 }

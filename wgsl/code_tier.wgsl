@@ -5,8 +5,8 @@
 //   residual    f32    [K][capacity][HEAD_DIM][32]   what the first stages left (code_beam)
 //   scales      f16    [T]                           packed in pairs; of the first token from `scale` on
 //   thresholds  f32    [K]
-//   fields      vec4u  [FIELDS]                      only the last number is read: 0 for a field of 12 bits, else 8
-//   all         u32    [K][capacity][32][FIELDS]     codes of all stages, found together
+//   fields      vec4u  [FIELDS - 1]                  only the last number is read: 0 for a field of 12 bits, else 8
+//   all         u32    [K][capacity][32][FIELDS]     codes of all stages, found together, and last the gain, of 4 bits
 //   raw         u32    [K][capacity][32][FEW]        codes of the first stages; of a token with further codes, those of `all`
 //   more        u32                                  starts, index and further codes (src/core/pack.ts), blocks from `block` on
 //
@@ -14,9 +14,9 @@
 // are cleared before the first is written.
 const WG: u32 = 256u;
 const HEAD_DIM: u32 = 128u; // @param channels per head
-const FIELDS: u32 = 12u;    // @param codes of a token in all stages
+const FIELDS: u32 = 13u;    // @param codes of a token in all stages, and its gain
 const FEW: u32 = 5u;        // @param codes of a token in the first stages
-const MORE_BITS: u32 = 84u; // @param bits of a token's further codes
+const MORE_BITS: u32 = 88u; // @param bits of a token's further codes and its gain
 
 struct Params {
     tokens: u32,
@@ -52,6 +52,7 @@ fn passes(head: u32, t: u32) -> bool {
 
 /// Bits of a field.
 fn width(field: u32) -> u32 {
+    if field == FIELDS - 1u { return 4u; }
     return select(8u, 12u, fields[field].w == 0u);
 }
 
@@ -82,7 +83,7 @@ fn clear(head: u32, first: u32, last: u32, lane: u32) {
     }
 }
 
-/// Writes token t's codes: the first to `raw`, the others to the place of its rank, which was cleared.
+/// Writes token t's codes: the first to `raw`, the others and its gain to the place of its rank, which was cleared.
 fn write_codes(head: u32, t: u32, rank: u32) {
     let token = head * params.capacity * 32u + t;
     for (var f = 0u; f < FEW; f++) { raw[token * FEW + f] = all[token * FIELDS + f]; }

@@ -18,6 +18,8 @@
 export const PAIR_WORDS = 64;
 /** Words of a sub stage's group. */
 export const SUB_WORDS = 256;
+/** Bits of the gain that a token's further stages have, where there are two tiers. */
+export const GAIN_BITS = 4;
 
 /** Two codes of 6 bits for the whole head, one field of 12 bits: `64·a + b`. */
 export interface PairStage {
@@ -46,16 +48,16 @@ export interface CodecShape {
   readonly stages: readonly Stage[];
   /**
    * Stages that every token is coded in, where there are two *tiers*: tokens that these miss by too much are coded in all
-   * stages. Without it, all tokens are.
+   * stages, the further ones times a *gain* of the token's own ({@linkcode gainOf}). Without it, all tokens are.
    */
   readonly base?: number;
 }
 
 /** One stored code: `bits` wide, at word `word` of a block, row `row` of the table plus the code. */
-export interface Field {
+export interface Field<Bits = 12 | 8> {
   readonly stage: number;
   readonly group: number;
-  readonly bits: 12 | 8;
+  readonly bits: Bits;
   /** First word of the field in a block of 32 tokens, or first bit in a token's codes. */
   readonly word: number;
   /** First row of the stage in the table. */
@@ -126,15 +128,28 @@ export function codeBits(shape: CodecShape): number {
   return fieldBits(baseOf(shape));
 }
 
-/** Bits of the further codes of a token and head that has some: the words of a block of 32 such tokens. */
+/** Bits of the further codes of a token and head that has some, and of its gain: the words of a block of 32 such tokens. */
 export function moreBits(shape: CodecShape): number {
-  return fieldBits(shape) - codeBits(shape);
+  return moreStages(shape) > 0 ? fieldBits(shape) - codeBits(shape) + GAIN_BITS : 0;
 }
 
-/** Further codes of a token that has some, in order, at their places in a block of 32 such tokens. */
-export function moreFields(shape: CodecShape): Field[] {
+/** Further codes of a token that has some, in order, and last its gain, at their places in a block of 32 such tokens. */
+export function moreFields(shape: CodecShape): Field<12 | 8 | typeof GAIN_BITS>[] {
   const { stages, base = stages.length } = shape, ofAll = codeBits(shape);
-  return fields(shape).filter(({ stage }) => stage >= base).map((field) => ({ ...field, word: field.word - ofAll }));
+  const further = fields(shape).filter(({ stage }) => stage >= base);
+  if (further.length === 0) return [];
+  const gain = { stage: stages.length, group: 0, bits: GAIN_BITS, row: 0, pair: 0, pairs: 0 } as const;
+  return [...further, { ...gain, word: fieldBits(shape) }].map((field) => ({ ...field, word: field.word - ofAll }));
+}
+
+/** Numbers that a search finds for a token and head: its codes, and its gain where there are two tiers. */
+export function rawCount(shape: CodecShape): number {
+  return fields(shape).length + (moreStages(shape) > 0 ? 1 : 0);
+}
+
+/** What a token's further stages are multiplied by: half a power of two, so that energies are powers of two apart. */
+export function gainOf(code: number): number {
+  return 2 ** (code >> 1) * (code % 2 === 1 ? Math.SQRT2 : 1);
 }
 
 /** Bits of all stages' codes. */

@@ -6,7 +6,17 @@
  *
  * @module
  */
-import { codeBits, type CodecShape, fields, PAIR_WORDS, type Stage, stageRows, SUB_WORDS, tableRows } from "./codec.ts";
+import {
+  codeBits,
+  type CodecShape,
+  fields,
+  PAIR_WORDS,
+  rawCount,
+  type Stage,
+  stageRows,
+  SUB_WORDS,
+  tableRows,
+} from "./codec.ts";
 import type { WeightType } from "./model.ts";
 import { BLOCK, blocks } from "./pack.ts";
 import { weightLayout } from "./weight_layout.ts";
@@ -436,14 +446,19 @@ export function codeSearchShapes(heads: number, codec: CodecShape): Record<"tabl
   return { table, metric: [heads, headDim, headDim / 2], search: table };
 }
 
-/** Tensors of `code_beam`: those of `code_encode`, but for codes, of the first `stages` or all, that are not packed. */
+/**
+ * Tensors of `code_beam`, the units of gains apart: those of `code_encode`, but for codes, of the first `stages` or all, that
+ * are not packed.
+ */
 export function codeBeamShapes(
   dims: Omit<Parameters<typeof codeEncodeShapes>[0], "codeBlocks"> & { readonly stages?: number },
 ): Record<"residual" | "table" | "gram" | "fields" | "raw", Shape> {
   const { codec, stages, heads, capacity } = dims,
     { residual, table, gram } = codeEncodeShapes({ ...dims, codeBlocks: 0 });
-  const count = fields({ ...codec, stages: codec.stages.slice(0, stages) }).length;
-  return { residual, table, gram, fields: [count, 4], raw: [heads, blocks(capacity), BLOCK, count] };
+  const isCut = stages !== undefined && stages < codec.stages.length;
+  const used = isCut ? { headDim: codec.headDim, stages: codec.stages.slice(0, stages) } : codec;
+  const raw = [heads, blocks(capacity), BLOCK, rawCount(used)];
+  return { residual, table, gram, fields: [fields(used).length, 4], raw };
 }
 
 /** Tensors of `code_tier`. */

@@ -1,16 +1,20 @@
-import { type CodecShape, fields, tableRows } from "../core/codec.ts";
+import { baseOf, type CodecShape, fields, tableRows } from "../core/codec.ts";
 import { BLOCK } from "../core/pack.ts";
 import { codeBeamShapes } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
-import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
+import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import { code_beam } from "../gpu/wgsl.gen.ts";
 import { expectHeadDim, stageConstants } from "./stage.ts";
 
 /** Ways that a search may keep: more gain little, and take memory that a workgroup may lack. */
 export const MAX_BEAM = 8;
 
-/** Codes residuals by a search that keeps several ways. Borrows every tensor. */
+/**
+ * Codes residuals by a search that keeps several ways; of a codec with tiers, all stages with the gains of the further ones,
+ * or the first stages alone. Borrows every tensor.
+ */
 export class CodeBeam {
   private constructor(
     readonly kernel: Kernel<typeof code_beam>,
@@ -32,6 +36,7 @@ export class CodeBeam {
     expectHeadDim(codec.headDim);
     for (const stage of codec.stages) stageConstants(codec.headDim, stage);
     const FIELDS = fields({ ...codec, stages: codec.stages.slice(0, stages) }).length;
+    const FIRST = Math.min(FIELDS, fields(baseOf(codec)).length);
     const bytes = beamBytes(codec.headDim, FIELDS), room = gpu.limits.maxComputeWorkgroupStorageSize;
     if (!(Number.isInteger(beam) && beam >= 1 && beam <= MAX_BEAM && bytes <= room)) {
       throw new RangeError(
@@ -40,23 +45,36 @@ export class CodeBeam {
       );
     }
     return new CodeBeam(
-      await Kernel.create(gpu, code_beam, { HEAD_DIM: codec.headDim, BEAM: beam, WAYS: waysOf(beam), FIELDS }),
+      await Kernel.create(gpu, code_beam, { HEAD_DIM: codec.headDim, BEAM: beam, WAYS: waysOf(beam), FIELDS, FIRST }),
       codec,
       beam,
       stages,
     );
   }
 
-  /** Codes the first `tokens` residuals. What codes miss is left in the residuals. */
-  encode(commands: Commands, io: Buffers<typeof code_beam>, tokens: number): void {
+  /**
+   * Codes the first `tokens` residuals. What codes miss is left in the residuals. `units f32 [K]` are the squared lengths
+   * that further stages code at a gain of 1, where the search has some.
+   */
+  encode(
+    commands: Commands,
+    io: Omit<Buffers<typeof code_beam>, "units"> & { readonly units?: Tensor },
+    tokens: number,
+  ): void {
     const { codec, stages } = this, [heads = 0, capacity = 0] = io.residual.shape, dims = { codec, stages, heads };
-    const shapes = codeBeamShapes({ ...dims, capacity: capacity * BLOCK }) satisfies Shapes<typeof code_beam>;
-    expectShapes("search codes", io, shapes);
+    const shapes = codeBeamShapes({ ...dims, capacity: capacity * BLOCK }), units = io.units?.shape[0];
+    expectShapes("search codes", { ...io }, shapes);
+    if (stages > (codec.base ?? stages) && units !== heads) {
+      throw new TypeError(`Cannot search codes as 'units' must be of ${heads} heads: they are of ${units ?? "none"}`);
+    }
     if (tokens > capacity * BLOCK) {
       throw new RangeError(`Cannot search codes of ${tokens} tokens as there are ${capacity} blocks of residuals`);
     }
     const sizes = { tokens, capacity, rows: tableRows(codec), gram: io.gram.shape[1]! };
-    this.kernel.encode(commands, io, sizes, [Math.ceil(tokens * waysOf(this.beam) / 16), heads]);
+    this.kernel.encode(commands, { ...io, units: io.units ?? io.gram }, sizes, [
+      Math.ceil(tokens * waysOf(this.beam) / 16),
+      heads,
+    ]);
   }
 }
 
@@ -67,5 +85,5 @@ function waysOf(beam: number): number {
 
 /** Workgroup memory of the search of `count` fields in bytes: what 16 ways have left, offsets, lists, the trace. */
 function beamBytes(headDim: number, count: number): number {
-  return 72 * headDim + 64 * 64 + 2 * 1024 + 32 * count + 256;
+  return 72 * headDim + 64 * 64 + 2 * 1024 + 32 * count + 272;
 }

@@ -1,4 +1,4 @@
-import { baseOf, type CodecShape, fields, moreBits } from "../core/codec.ts";
+import { baseOf, type CodecShape, fields, moreBits, rawCount } from "../core/codec.ts";
 import { BLOCK, blocks } from "../core/pack.ts";
 import { codeTierShapes } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
@@ -22,7 +22,7 @@ export class CodeTier {
   private constructor(readonly kernel: Kernel<typeof code_tier>, readonly codec: CodecShape) {}
 
   static async create(gpu: Gpu, codec: CodecShape): Promise<CodeTier> {
-    const FEW = fields(baseOf(codec)).length, FIELDS = fields(codec).length, MORE_BITS = moreBits(codec);
+    const FEW = fields(baseOf(codec)).length, FIELDS = rawCount(codec), MORE_BITS = moreBits(codec);
     return new CodeTier(
       await Kernel.create(gpu, code_tier, { HEAD_DIM: codec.headDim, FIELDS, FEW, MORE_BITS }),
       codec,

@@ -15,7 +15,7 @@ import { FileFormatError } from "../core/errors.ts";
 import { readSafetensors, type Safetensors, writeSafetensors } from "../files/safetensors.ts";
 import { type ByteSource, openSource } from "../files/source.ts";
 
-const FORMAT = "commvq-cache", VERSION = "1";
+const FORMAT = "commvq-cache", VERSION = "2";
 
 /** What has to be the same where a cache is saved and where it is restored. */
 export interface CacheKind {

@@ -1,10 +1,11 @@
-import { type CodecShape, fields, tableRows } from "../core/codec.ts";
+import { type CodecShape, fields, gainOf, moreStages, rawCount, tableRows } from "../core/codec.ts";
 import { residualAt } from "./code_residual.ts";
 
 /**
  * Twin of `wgsl/code_beam.wgsl` in f64: after each code the `beam` ways of least error among all words of all ways, on a
- * tie the lower way, then the lower code. Codes `[T][heads][fields]`;
- * `residual` is changed to what they miss. `words` is `[heads][rows][D]`.
+ * tie the lower way, then the lower code. Codes `[T][heads][rawCount]`, last the gain of the further stages if there are
+ * tiers, whose `units [heads]` are squared lengths that are coded at a gain of 1; `residual` is changed to what they miss.
+ * `words` is `[heads][rows][D]`.
  */
 export function codeBeamRef(
   residual: Float64Array,
@@ -13,15 +14,21 @@ export function codeBeamRef(
   heads: number,
   tokens: number,
   beam: number,
+  units: ArrayLike<number> = [],
 ): Uint16Array {
-  const list = fields(codec), { headDim } = codec, rows = tableRows(codec);
-  const codes = new Uint16Array(tokens * heads * list.length);
+  const list = fields(codec), { headDim } = codec, rows = tableRows(codec), count = rawCount(codec);
+  const codes = new Uint16Array(tokens * heads * count), ofAll = codec.stages.length - moreStages(codec);
   for (let token = 0; token < tokens; token++) {
     for (let head = 0; head < heads; head++) {
       const at = (c: number): number => residualAt(headDim, tokens, head, token, c);
       const start = Float64Array.from({ length: headDim }, (_, c) => residual[at(c)]!);
       let ways: { left: Float64Array; codes: number[] }[] = [{ left: start, codes: [] }];
-      for (const { row, pair, pairs, bits } of list) {
+      let gain: number | undefined;
+      for (const { stage, row, pair, pairs, bits } of list) {
+        if (stage === ofAll && gain === undefined) {
+          gain = gainCode(ways[0]!.left, units[head]!);
+          for (const { left } of ways) left.forEach((x, c) => left[c] = x / gainOf(gain!));
+        }
         const first = 2 * pair, last = first + 2 * pairs;
         const less = (left: Float64Array, code: number): Float64Array => {
           const out = left.slice();
@@ -38,9 +45,15 @@ export function codeBeamRef(
         ).sort((a, b) => a.error - b.error).slice(0, beam)
           .map(({ way, code }) => ({ left: less(way.left, code), codes: [...way.codes, code] }));
       }
-      codes.set(ways[0]!.codes, (token * heads + head) * list.length);
-      ways[0]!.left.forEach((x, c) => residual[at(c)] = x);
+      codes.set([...ways[0]!.codes, ...gain === undefined ? [] : [gain]], (token * heads + head) * count);
+      ways[0]!.left.forEach((x, c) => residual[at(c)] = x * gainOf(gain ?? 0));
     }
   }
   return codes;
+}
+
+/** The gain at which what is left is nearest to a unit's length. */
+function gainCode(left: Float64Array, unit: number): number {
+  const energy = left.reduce((sum, x) => sum + x * x, 0);
+  return Math.max(0, Math.min(15, Math.round(Math.log2(Math.max(energy, 1e-30) / Math.max(unit, 1e-30)))));
 }

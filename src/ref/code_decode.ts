@@ -1,4 +1,4 @@
-import { codeBits, type CodecShape, fields, moreStages, tableRows } from "../core/codec.ts";
+import { codeBits, type CodecShape, fields, gainOf, moreStages, tableRows } from "../core/codec.ts";
 import { getCode } from "../core/pack.ts";
 import { furtherCodes } from "./code_tier.ts";
 import { exact, type Round } from "./round.ts";
@@ -20,21 +20,22 @@ export interface Rotation {
   position(k: number, t: number): number;
 }
 
-/** The rows of the table that each of a token's lookups reads, in order, with the pairs that it covers. */
+/** The rows of the table that each of a token's lookups reads, in order, with the pairs that it covers and its gain. */
 export function lookupsOf(
   { codec, kvHeads, codes, more }: Pick<PackedNumbers, "codec" | "kvHeads" | "codes" | "more">,
   k: number,
   t: number,
-): { row: number; pair: number; pairs: number }[] {
+): { row: number; pair: number; pairs: number; gain: number }[] {
   const block = ((t >>> 5) * kvHeads + k) * codeBits(codec), ofAll = codec.stages.length - moreStages(codec);
-  const further = more ? furtherCodes(codec, kvHeads, more, k, t) : [];
+  const further = more ? furtherCodes(codec, kvHeads, more, k, t) : [], ofFurther = gainOf(further.at(-1) ?? 0);
   let next = 0;
   return fields(codec).flatMap(({ stage, word, bits, row, pair, pairs }) => {
     const code = stage < ofAll ? getCode(codes, block + word, bits, t & 31) : further[next++];
     if (code === undefined) return [];
+    const covers = { pair, pairs, gain: stage < ofAll ? 1 : ofFurther };
     return bits === 8
-      ? [{ row: row + code, pair, pairs }]
-      : [{ row: row + (code >> 6), pair, pairs }, { row: row + 64 + (code & 63), pair, pairs }];
+      ? [{ row: row + code, ...covers }]
+      : [{ row: row + (code >> 6), ...covers }, { row: row + 64 + (code & 63), ...covers }];
   });
 }
 
@@ -54,11 +55,11 @@ export function codeDecodeRef(
     for (let t = 0; t < tokens; t++) {
       re.fill(0);
       im.fill(0);
-      for (const { row, pair, pairs } of lookupsOf(packed, k, first + t)) {
+      for (const { row, pair, pairs, gain } of lookupsOf(packed, k, first + t)) {
         for (let d = pair; d < pair + pairs; d++) {
           const at = 2 * ((k * rows + row) * P + d);
-          re[d] = roundSum(re[d]! + words[at]!);
-          im[d] = roundSum(im[d]! + words[at + 1]!);
+          re[d] = roundSum(re[d]! + round(gain * words[at]!));
+          im[d] = roundSum(im[d]! + round(gain * words[at + 1]!));
         }
       }
       const to = (k * tokens + t) * headDim, scale = scales[first + t]!;

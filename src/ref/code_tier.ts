@@ -1,4 +1,4 @@
-import { baseOf, type CodecShape, fields, moreBits, moreFields } from "../core/codec.ts";
+import { baseOf, type CodecShape, fields, moreBits, moreFields, rawCount } from "../core/codec.ts";
 import { BLOCK, getCode, indexWord, moreStarts, putCode } from "../core/pack.ts";
 import type { EmDims } from "../core/shapes.ts";
 import { residualAt } from "./code_residual.ts";
@@ -22,7 +22,7 @@ export function tokenErrorsRef(
 }
 
 /**
- * Twin of `wgsl/code_tier.wgsl`: `more` for tokens `[K][T]` of which some are `missed`, and codes `all [K][T][fields]`, from
+ * Twin of `wgsl/code_tier.wgsl`: `more` for tokens `[K][T]` of which some are `missed`, and codes `all [K][T][rawCount]`, from
  * block 0 on; and whose further codes there was room for, `[K][T]`.
  */
 export function codeTierRef(
@@ -32,7 +32,7 @@ export function codeTierRef(
   all: ArrayLike<number>,
   { codeBlocks, rooms }: { codeBlocks: number; rooms: readonly number[] },
 ): { more: Uint32Array; held: boolean[] } {
-  const count = fields(codec).length, few = fields(baseOf(codec)).length, tokens = missed.length / heads;
+  const count = rawCount(codec), few = fields(baseOf(codec)).length, tokens = missed.length / heads;
   const starts = moreStarts(codec, rooms, codeBlocks), more = new Uint32Array(starts[heads]!), list = moreFields(codec);
   more.set(starts);
   const held: boolean[] = [];
@@ -53,7 +53,10 @@ export function codeTierRef(
   return { more, held };
 }
 
-/** The further codes of token `t` of head `k`, by field from the first on that not all tokens have; none if it has none. */
+/**
+ * The further codes of token `t` of head `k`, by field from the first on that not all tokens have, and last its gain; none if
+ * it has none.
+ */
 export function furtherCodes(
   codec: CodecShape,
   heads: number,

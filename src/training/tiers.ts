@@ -6,7 +6,7 @@
  */
 import { Encoder } from "../codebook/encode.ts";
 import { type Codebook, expectFits, isAdditive, type Tier, type Tiers, truncate } from "../codebook/file.ts";
-import { type CodecShape, fieldBits, pairStages, type Stage } from "../core/codec.ts";
+import { type CodecShape, fieldBits, moreBits, pairStages, type Stage } from "../core/codec.ts";
 import { fromF16Array } from "../core/f16.ts";
 import { BLOCK, INDEX_WORDS, moreRoom } from "../core/pack.ts";
 import { additiveSide } from "../eval/commvq.ts";
@@ -159,7 +159,7 @@ export function expectTiers({ keys, values }: Pick<Codebook, Side>, kvHeads: num
         throw new RangeError(`Cannot make tiers of ${base} and ${stages} stages as there are ${all.length}`);
       }
       const first = fieldBits({ headDim, stages: all.slice(0, base) });
-      const further = (fieldBits({ headDim, stages: all.slice(0, stages) }) - first) / headDim;
+      const further = moreBits({ headDim, stages: all.slice(0, stages), base }) / headDim;
       const ofAll = (first + INDEX_WORDS * 32 / BLOCK + 16 / kvHeads) / headDim;
       return { bits, side, base, stages, ofAll, further };
     });

@@ -76,10 +76,11 @@ Deno.test("packCodes() round-trips every pattern of every field", () => {
 
 Deno.test("further codes lie by rank, as others by token", () => {
   const shape: CodecShape = { ...MIXED, base: 1 }, words = new Uint32Array(moreBits(shape));
-  assertEquals([codeBits(shape), moreBits(shape)], [12, 48]);
+  assertEquals([codeBits(shape), moreBits(shape)], [12, 52]);
   assertEquals(moreFields(shape).map(({ stage, word, bits }) => [stage, word, bits]), [
     ...[0, 8, 16, 24].map((word) => [1, word, 8]),
     ...[32, 40].map((word) => [2, word, 8]),
+    [3, 48, 4], // the gain
   ]);
   const pairs: CodecShape = { ...pairStages(64, 3, false), base: 1 }, [, last] = moreFields(pairs);
   putCode(words, last!.word, last!.bits, 2, 0xabc); // bits 24 to 35 of the second stage's twelve words

@@ -5,6 +5,7 @@ import {
   fields,
   moreFields,
   pairStages,
+  rawCount,
   type Stage,
   tableRows,
 } from "../../src/core/codec.ts";
@@ -93,13 +94,14 @@ export function packedSample(
  */
 function tieredCodes(codec: CodecShape, kvHeads: number, drawn: Uint16Array, share: number, rng: Rng) {
   const count = fields(codec).length, few = fields(baseOf(codec)).length, tokens = drawn.length / count / kvHeads;
+  const found = rawCount(codec); // the codes, and a gain
   const codeBlocks = tokens / BLOCK, first = drawn.filter((_, i) => i % count < few);
   const missed = Array.from({ length: kvHeads * tokens }, () => rng.uniform() < share);
   const least = blocks(Math.max(1, share * tokens + 2 * Math.sqrt(tokens))) * BLOCK;
   const rooms = Array.from({ length: kvHeads }, (_, k) => least + k % 2 * BLOCK);
-  const all = Uint16Array.from(drawn, (_, i) => {
-    const f = i % count, t = Math.floor(i / count) % tokens, k = Math.floor(i / count / tokens);
-    return drawn[(t * kvHeads + k) * count + f]!;
+  const all = Uint16Array.from({ length: tokens * kvHeads * found }, (_, i) => {
+    const f = i % found, t = Math.floor(i / found) % tokens, k = Math.floor(i / found / tokens);
+    return f < count ? drawn[(t * kvHeads + k) * count + f]! : rng.below(6);
   });
   const { more, held } = codeTierRef(codec, kvHeads, missed, all, { codeBlocks, rooms });
   for (let k = 0; k < kvHeads; k++) {

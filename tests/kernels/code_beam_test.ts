@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { type CodecShape, fields, pairStages, tableRows } from "../../src/core/codec.ts";
+import { type CodecShape, fields, pairStages, rawCount, tableRows } from "../../src/core/codec.ts";
 import { toF16 } from "../../src/core/f16.ts";
 import { BLOCK, blocks } from "../../src/core/pack.ts";
 import { codeBeamShapes } from "../../src/core/shapes.ts";
@@ -27,16 +27,18 @@ async function run(
   data: Float32Array,
   beam: number,
   { bits, values } = halves(heads * tableRows(codec) * codec.headDim, 0.06, 42),
+  of?: Float32Array,
 ) {
   const capacity = blocks(tokens) * BLOCK, shapes = codeBeamShapes({ codec, heads, capacity });
   using residual = gpu.upload("residual", "f32", shapes.residual, data);
   using table = gpu.upload("table", "u32", shapes.table, asWords(bits));
   using gram = gpu.upload("gram", "f32", shapes.gram, Float32Array.from(codeGramRef(values, heads, codec)));
   using list = gpu.upload("fields", "u32", shapes.fields, encodeFields(codec));
-  const count = fields(codec).length, untouched = new Uint32Array(heads * capacity * count).fill(0xabcdef01);
+  using units = of && gpu.upload("units", "f32", [heads], of);
+  const count = rawCount(codec), untouched = new Uint32Array(heads * capacity * count).fill(0xabcdef01);
   using raw = gpu.upload("raw", "u32", shapes.raw, untouched);
   const op = await CodeBeam.create(gpu, codec, beam), commands = gpu.commands();
-  op.encode(commands, { residual, table, gram, fields: list, raw }, tokens);
+  op.encode(commands, { residual, table, gram, units, fields: list, raw }, tokens);
   commands.submit();
   const found = await gpu.readU32(raw), codes = new Uint16Array(tokens * heads * count);
   for (let i = 0; i < found.length; i++) {
@@ -84,6 +86,38 @@ Deno.test("code_beam", async (t) => {
       );
     }
   }
+  const TIERED: CodecShape = { ...MIXED, base: 1 }, PAIRED: CodecShape = { ...pairStages(64, 3, false), base: 2 };
+  for (const [codec, tokens, beam] of [[TIERED, 20, 4], [TIERED, 11, 8], [PAIRED, 10, 4]] as const) {
+    await t.step(`further stages code a token at its own gain: ${codec.headDim}, beam ${beam}`, async () => {
+      const { headDim } = codec, heads = 2, dims = { headDim, heads, tokens }, data = residuals(dims, "normal", 46);
+      for (let token = 0; token < tokens; token++) { // up to thousands of times as long as the words
+        for (let c = 0; c < heads * headDim; c++) {
+          const at = residualAt(headDim, tokens, Math.floor(c / headDim), token, c % headDim);
+          data[at] = Number.isNaN(data[at]) ? 0 : data[at]! * 0.02 * 3 ** (token % 10);
+        }
+      }
+      const units = Float32Array.of(0.02, 0.5), words = halves(heads * tableRows(codec) * headDim, 0.06, 42);
+      const { codes, values, residual } = await run(gpu, codec, heads, tokens, data, beam, words, units);
+      const left = Float64Array.from(data), want = codeBeamRef(left, values, codec, heads, tokens, beam, units);
+      const count = rawCount(codec), gains = new Set<number>();
+      let same = 0;
+      for (let i = 0; i < tokens * heads; i++) {
+        const own = codes.subarray(i * count, (i + 1) * count), its = want.subarray(i * count, (i + 1) * count);
+        gains.add(its.at(-1)!);
+        if (`${own}` !== `${its}`) continue;
+        same++;
+        for (let c = 0; c < headDim; c++) {
+          const at = residualAt(headDim, tokens, i % heads, Math.floor(i / heads), c);
+          assert(
+            Math.abs(residual[at]! - left[at]!) <= 1e-5 * Math.max(1, Math.abs(left[at]!)),
+            `component ${c} of ${i}`,
+          );
+        }
+      }
+      assert(same >= 0.9 * tokens * heads, `${same} of ${tokens * heads}`);
+      assert(gains.size > 5 && gains.has(0) && gains.has(15), `gains ${[...gains]}`);
+    });
+  }
   await t.step("with one way, codes as the greedy search does", async () => {
     const dims = { headDim: 32, heads: 2, tokens: 7 },
       data = residuals(dims, "normal", 43).map((x) => Number.isNaN(x) ? 0 : x);
@@ -115,5 +149,10 @@ Deno.test("code_beam", async (t) => {
     const io = { residual: x("residual"), table: x("table"), gram: x("gram"), fields: x("fields"), raw: x("raw") };
     assertThrows(() => op.encode(gpu.commands(), io, 33), RangeError, "33 tokens as there are 1 blocks");
     assertThrows(() => op.encode(gpu.commands(), { ...io, raw: io.gram }, 5), TypeError, "'raw'");
+    const gained = await CodeBeam.create(gpu, TIERED, 4),
+      tiers = codeBeamShapes({ codec: TIERED, heads: 1, capacity: 32 });
+    const y = (name: keyof typeof tiers) => gpu.alloc(name, "f32", tiers[name]);
+    const own = { residual: y("residual"), table: y("table"), gram: y("gram"), fields: y("fields"), raw: y("raw") };
+    assertThrows(() => gained.encode(gpu.commands(), own, 5), TypeError, "'units'");
   });
 });

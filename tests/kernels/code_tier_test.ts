@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { baseOf, fields, moreBits } from "../../src/core/codec.ts";
+import { baseOf, fields, GAIN_BITS, moreBits, rawCount } from "../../src/core/codec.ts";
 import { fromF16Array, toF16Array } from "../../src/core/f16.ts";
 import { BLOCK, blocks, indexWord, moreStarts } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
@@ -47,8 +47,11 @@ function sampleOf(gpu: Gpu, { codec, heads, tokens, share, room }: (typeof CASES
   const errors = tokenErrorsRef(data, fromF16Array(halves), { heads, headDim, tokens }, capacity);
   const limits = limitsOf(errors, heads, share);
   const codes = (count: number) =>
-    Uint32Array.from({ length: heads * capacity * count }, (_, i) => rng.below(2 ** list[i % count]!.bits));
-  const all = codes(list.length), raw = codes(few), owned = new DisposableStack();
+    Uint32Array.from(
+      { length: heads * capacity * count },
+      (_, i) => rng.below(2 ** (list[i % count]?.bits ?? GAIN_BITS)),
+    );
+  const count = rawCount(codec), all = codes(count), raw = codes(few), owned = new DisposableStack();
   const upload = (
     name: keyof typeof shapes,
     data: Parameters<Gpu["upload"]>[3],
@@ -70,13 +73,13 @@ function sampleOf(gpu: Gpu, { codec, heads, tokens, share, room }: (typeof CASES
       return codes[k * capacity * count + i % (tokens * count)]!;
     });
   const missed = Array.from(errors, (error, i) => error > limits[Math.floor(i / tokens)]!);
-  return { io, owned, codeBlocks, noise, missed, all: byToken(all, list.length), raw: byToken(raw, few), byToken };
+  return { io, owned, codeBlocks, noise, missed, all: byToken(all, count), raw: byToken(raw, few), byToken };
 }
 
 Deno.test("code_tier", async (t) => {
   using gpu = await Gpu.create();
   for (const it of CASES) {
-    const { codec, heads, tokens, room } = it, list = fields(codec), few = fields(baseOf(codec)).length;
+    const { codec, heads, tokens, room } = it, count = rawCount(codec), few = fields(baseOf(codec)).length;
     const name = `${heads} heads of ${codec.headDim}, ${tokens} tokens, room for ${room}`;
     await t.step(`gives further codes in order while there is room: ${name}`, async () => {
       const { io, owned, codeBlocks, noise, missed, all, raw, byToken } = sampleOf(gpu, it);
@@ -100,19 +103,19 @@ Deno.test("code_tier", async (t) => {
         byToken(await gpu.readU32(io.raw), few),
         raw.map((code, i) => {
           const token = Math.floor(i / few);
-          return held[token] ? all[token * list.length + i % few]! : code;
+          return held[token] ? all[token * count + i % few]! : code;
         }),
       );
       const at = held.lastIndexOf(true), k = Math.floor(at / tokens); // what a token has further is found again
       assertEquals(
         furtherCodes(codec, heads, want, k, at % tokens),
-        [...all.subarray(at * list.length + few, (at + 1) * list.length)],
+        [...all.subarray(at * count + few, (at + 1) * count)],
       );
     });
   }
   for (const it of [CASES[0]!, CASES[2]!]) {
     await t.step(`writes over what a rewind leaves: ${it.tokens} tokens`, async () => {
-      const { codec, heads, tokens } = it, list = fields(codec), few = fields(baseOf(codec)).length;
+      const { codec, heads, tokens } = it, count = rawCount(codec), few = fields(baseOf(codec)).length;
       const { io, owned, codeBlocks, missed, all } = sampleOf(gpu, it), kept = 300, block = blocks(kept);
       using _ = owned;
       const op = await CodeTier.create(gpu, codec), commands = gpu.commands(), come = tokens - block * BLOCK;
@@ -128,7 +131,7 @@ Deno.test("code_tier", async (t) => {
         blocks(tokens) * BLOCK,
       );
       const limits = await gpu.readF32(io.thresholds);
-      const codesOf = (token: number) => [...all.subarray(token * list.length + few, (token + 1) * list.length)];
+      const codesOf = (token: number) => [...all.subarray(token * count + few, (token + 1) * count)];
       for (let k = 0; k < heads; k++) {
         for (let t = 0; t < block * BLOCK + come; t++) {
           if (t >= kept && t < block * BLOCK) continue;

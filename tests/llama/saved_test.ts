@@ -135,8 +135,8 @@ Deno.test("restore() refuses damaged and hostile files", () =>
       await rewrite({ layout });
       await assertRejects(() => session.restore(bad), FileFormatError, "its layout is damaged", layout);
     }
-    await rewrite({ version: "2" });
-    await assertRejects(() => session.restore(bad), FileFormatError, "its version must be 1: it is 2. Use the module");
+    await rewrite({ version: "1" });
+    await assertRejects(() => session.restore(bad), FileFormatError, "its version must be 2: it is 1. Use the module");
     await rewrite({}, "tokens");
     await assertRejects(() => session.restore(bad), FileFormatError, "'tokens' must be U32 [0]: it is missing");
     await rewrite({}, "layers.1.values.codes");

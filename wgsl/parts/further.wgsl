@@ -1,20 +1,14 @@
 // Codes of the further stages that some tokens have (those that the codec's first STAGES miss by too much), eight at a
 // time. They lie by rank, so a workgroup walks the ranks of its tokens, 8 * GROUPS at a time, and lists whose they are.
 //
-//   more  u32  starts [K + 1]              first word of each head's codes, and the last's end
-//              index [blocks][K][2]        which of a block's tokens have some; how many of the head's earlier tokens
-//              codes [room / 32][MORE_BITS]   of each head  (src/core/pack.ts)
-//
 // The importing kernel imports octet, declares WG, GROUPS (at most WG / 8), MORE_BITS and the binding more: array<u32>. A
 // block is partly of other tokens where it is cut by the ends of a workgroup's tokens, or by a rewind: their ranks lie
 // outside.
 
+#import further_at
+
 /// Tokens by rank.
 var<workgroup> sh_tokens: array<u32, 8u * GROUPS>;
-
-fn further_index(block: u32, head: u32, heads: u32) -> u32 {
-    return heads + 1u + 2u * (block * heads + head);
-}
 
 /// Ranks, from the first to before the last, of a head's tokens `[begin, end)` that have further codes; `heads` there are.
 fn further_ranks(begin: u32, end: u32, head: u32, heads: u32) -> vec2u {
@@ -42,8 +36,7 @@ fn further_list(begin: u32, end: u32, head: u32, heads: u32, rank: u32, lane: u3
     workgroupBarrier();
 }
 
-/// The sums of the further stages of the octet of ranks that begins with `rank`.
+/// The sums of the further stages, before their gains, of the octet of ranks that begins with `rank`.
 fn further_decode(head: u32, rank: u32, row: u32, quad: u32) -> Octet {
-    let block = more[head] + (rank >> 5u) * MORE_BITS;
-    return octet_decode(true, block, (rank >> 3u) & 3u, row, quad);
+    return octet_decode(true, further_block(head, rank), (rank >> 3u) & 3u, row, quad);
 }
