@@ -53,7 +53,9 @@ export function expectMore(codec: CodecShape, kvHeads: number, codeBlocks: numbe
 /** Room for further codes that begin with `starts` (core/pack.ts). */
 export function allocMore(gpu: Gpu, starts: Uint32Array): Tensor {
   const more = gpu.alloc("further codes", "u32", [starts.at(-1)!]);
+  gpu.device.pushErrorScope("validation"); // where the memory was refused, that is what is told
   gpu.write(more, starts);
+  gpu.watch("begin further codes");
   return more;
 }
 

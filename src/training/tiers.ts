@@ -69,8 +69,8 @@ export function defaultTiers(headDim: number): {
   return {
     stages: { keys: pairs(14), values: [...pairs(2), sub, sub, sub, ...pairs(2)] },
     tiers: {
-      1: { keys: { base: two, stages: scaled(14) }, values: { base: two, stages: two + 3 } },
-      2: { keys: { base: scaled(9), stages: scaled(14) }, values: { base: two + 2, stages: 2 * two + 3 } },
+      1: { keys: { base: two, stages: scaled(10) }, values: { base: two, stages: two + 3 } },
+      2: { keys: { base: scaled(6), stages: scaled(14) }, values: { base: two + 1, stages: 2 * two + 3 } },
     },
   };
 }
