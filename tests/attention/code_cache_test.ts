@@ -69,7 +69,8 @@ Deno.test("a compressed cache in tiers", async (t) => {
     const of = ({ base, stages, shares }: Tier, ofStages: readonly number[]) => {
       const sum = (from: number, to: number) => ofStages.slice(from, to).reduce((a, b) => a + b);
       const room = (share: number) => Math.min(256, Math.ceil((Math.ceil(1.125 * share * 256) + 32) / 32) * 32);
-      const rooms = shares.flat().map(room), bits = (sum(base, stages) + 4) * rooms.reduce((a, b) => a + b) / rooms.length;
+      const rooms = shares.flat().map(room),
+        bits = (sum(base, stages) + 4) * rooms.reduce((a, b) => a + b) / rooms.length;
       return sum(0, base) / 64 + (32 * ((8 + 9) * 2 + 5 / 4) + bits) / (256 * 64) + 16 / 256;
     };
     assertAlmostEquals(bits.k, of(keys, new Array(14).fill(12)));

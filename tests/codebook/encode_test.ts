@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { type CodecShape, pairStages, tableRows } from "../../src/core/codec.ts";
+import { type CodecShape, pairStages, type Stage, tableRows } from "../../src/core/codec.ts";
 import { fromF16Array, toF16Array } from "../../src/core/f16.ts";
 import { unpackCodes } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
@@ -10,6 +10,7 @@ import { measureStages, trainStages } from "../../src/codebook/train.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import type { Tensor } from "../../src/gpu/tensor.ts";
 import type { VectorForm } from "../../src/kernels/code_residual.ts";
+import { codeDecodeRef as packedDecodeRef } from "../../src/ref/code_decode.ts";
 import { codeDecodeRef } from "../../src/ref/code_encode.ts";
 import { residualAt } from "../../src/ref/code_residual.ts";
 import { relativeError } from "../_assert.ts";
@@ -153,6 +154,43 @@ Deno.test("Encoder", async (t) => {
         assert(Math.abs(b.inside / want - 1) < 0.01, `${b.inside} for ${want}, as measured`);
       },
     );
+  }
+
+  const many = pairStages(16, 5, false), mixed: CodecShape = { ...many, stages: [...many.stages] };
+  (mixed.stages as Stage[])[2] = { kind: "sub", pairs: 4 };
+  for (const codec of [many, mixed]) {
+    await t.step(`further stages reach what no word is made for: ${codec.stages[2]!.kind}`, async () => {
+      const isOdd = (t: number): boolean => t % 10 === 3;
+      const parts = [correlated(2000, 32, 104).map((x, i) => i % 32 < 16 ? x : 0.1 * x)];
+      const { stages } = await trainStages(gpu, dims, { form: "rows", parts }, codec, { iterations: 6 });
+      // The second head is small beside the first, but for every tenth token.
+      const held = correlated(TOKENS, 32, 103).map((x, i) => i % 32 < 16 || isOdd(Math.floor(i / 32)) ? x : 0.1 * x);
+      using other = gpu.upload("held out", "f32", [TOKENS, 32], held);
+      /** Squared errors of the second heads of the odd tokens and of the others. */
+      const errors = async (shape: CodecShape): Promise<[odd: number, others: number]> => {
+        using encoder = await Encoder.create(gpu, dims, shape, { form: "rows", beam: 4 });
+        using table = encoder.table(stages, undefined, shape.base ? [0, 0] : undefined); // all tokens have some
+        const { codes, scales, more } = encoder.allocCodes(TOKENS, [1, 1]), commands = gpu.commands();
+        using _codes = codes, _scales = scales, _more = more;
+        encoder.encode(commands, table, { source: other, codes, scales, more }, { tokens: TOKENS });
+        commands.submit();
+        const vectors = packedDecodeRef({
+          ...{ codec: shape, kvHeads: 2, codes: await gpu.readU32(codes), more: more && await gpu.readU32(more) },
+          words: Float64Array.from(fromF16Array(new Uint16Array(await gpu.read(table.table)))),
+          scales: Float64Array.from(fromF16Array(new Uint16Array(await gpu.read(scales)))),
+        }, { tokens: TOKENS });
+        const sums: [number, number] = [0, 0];
+        for (let t = 0; t < TOKENS; t++) {
+          for (let c = 0; c < 16; c++) {
+            sums[isOdd(t) ? 0 : 1] += (vectors[(TOKENS + t) * 16 + c]! - held[t * 32 + 16 + c]!) ** 2;
+          }
+        }
+        return sums;
+      };
+      const plain = await errors(codec), tiers = await errors({ ...codec, base: 2 });
+      assert(tiers[0] < 0.2 * plain[0], `odd tokens: ${tiers[0]} for ${plain[0]}`);
+      assert(tiers[1] < plain[1], `others: ${tiers[1]} for ${plain[1]}`);
+    });
   }
 
   await t.step("tables of several layers take turns", async () => {
