@@ -3,14 +3,14 @@
 //   error of a way and its next words = error + |w|^2 - 2<x,w>,   for a pair w = u_a + v_b:
 //   |u_a|^2 - 2<x,u_a> + |v_b|^2 - 2<x,v_b> + 2<u_a,v_b>          (x: what the way has left)
 //
-// Before field FIRST what is left is divided by the token's gain, 2^(g/2) with g = log2(|x|^2 / unit) of its best way, from
-// 0 to 15: the further fields' words, made for most tokens, then serve those too that the first ones miss by far more.
+// Before field FIRST what is left is divided by the token's gain, 2^(g/2), from 0 to 15 g = log2(|x|^2 / (UNIT |w|^2)) of
+// its best way and the mean of that stage's words: words made for most tokens then serve those too that the first stages
+// miss by far more.
 //
 //   residual  f32    [K][capacity][HEAD_DIM][32]    as code_residual leaves it; what the codes miss is left in it
 //   table     u32    [K][rows][PAIRS]               two halves each
 //   gram      f32    [K][gram]                      code_gram's of every stage
 //   fields    vec4u  [FIELDS]                       row, number of its gram in fours, pair, pairs (0: a pair stage)
-//   units     f32    [K]                            squared lengths that are coded at a gain of 1; unread without gains
 //   raw       u32    [K][capacity][32][RAW]         the codes, for code_pack; and last g, if FIRST is among the fields
 //
 // One workgroup of 64 lanes per TOKENS tokens (x) and head (y). Their 16 ways are the columns of a 4x4 matrix, WAYS / 4
@@ -25,6 +25,8 @@ const BEAM: u32 = 4u;       // @param ways that are kept
 const WAYS: u32 = 4u;       // @param 4, or 8 for a BEAM above 4
 const FIELDS: u32 = 21u;    // @param codes of a token
 const FIRST: u32 = 21u;     // @param the first that has a gain; FIELDS for none
+const SPAN: u32 = 1u;       // @param fields of its stage
+const UNIT: f32 = 1.0;      // @param what the stage is for over its words, in squared length
 const RAW: u32 = FIELDS + u32(FIRST < FIELDS);
 const PAIRS: u32 = HEAD_DIM / 2u;
 const LANES: u32 = 64u;
@@ -47,8 +49,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> table: array<vec4u>;
 @group(0) @binding(3) var<storage, read> gram: array<f32>;
 @group(0) @binding(4) var<storage, read> fields: array<vec4u>;
-@group(0) @binding(5) var<storage, read> units: array<f32>;
-@group(0) @binding(6) var<storage, read_write> raw: array<u32>;
+@group(0) @binding(5) var<storage, read_write> raw: array<u32>;
 
 /// A pair of what the ways have left. Lanes of neighbouring pairs are in other banks by the pad.
 struct Left {
@@ -262,6 +263,21 @@ fn column_gain(column: u32) -> f32 {
     return gain_of(sh_gain[column / COLUMNS]);
 }
 
+/// A lane's part of the mean squared length of words of the stage that begins with FIRST.
+fn part_of_mean(head: u32, lane: u32) -> f32 {
+    var sum = 0.0;
+    for (var f = FIRST; f < FIRST + SPAN; f++) {
+        let at = head * params.gram + fields[f].y * 4u + lane;
+        if fields[f].w == 0u {
+            sum += (gram[at] + gram[at + 64u]) / 64.0;
+            for (var b = 0u; b < 64u; b++) { sum += gram[at + 128u + 64u * b] / 4096.0; }
+        } else {
+            sum += ((gram[at] + gram[at + 64u]) + (gram[at + 128u] + gram[at + 192u])) / 256.0;
+        }
+    }
+    return sum;
+}
+
 /// Finds each token's gain, divides what its ways have left by it, and returns their errors so divided.
 fn take_gains(head: u32, errors: mat4x4f, lane: u32) -> mat4x4f {
     let token = lane / SHARE;
@@ -273,11 +289,14 @@ fn take_gains(head: u32, errors: mat4x4f, lane: u32) -> mat4x4f {
         sum += re * re + im * im;
     }
     sh_errors[lane] = sum;
+    sh_errors[LANES + lane] = part_of_mean(head, lane);
     workgroupBarrier();
     if lane < TOKENS {
         var energy = 0.0;
         for (var i = 0u; i < SHARE; i++) { energy += sh_errors[lane * SHARE + i]; }
-        let ratio = max(energy, F32_TINY) / max(units[head], F32_TINY);
+        var mean = 0.0;
+        for (var i = LANES; i < 2u * LANES; i++) { mean += sh_errors[i]; }
+        let ratio = max(energy, F32_TINY) / max(UNIT * mean, F32_TINY);
         sh_gain[lane] = u32(clamp(round(log2(ratio)), 0.0, MOST_GAIN));
     }
     workgroupBarrier();

@@ -3,8 +3,7 @@
  *
  * @module
  */
-import { baseOf, codeBits, type CodecShape, fieldBits, PAIR_WORDS, stageRows, tableRows } from "../core/codec.ts";
-import { fromF16Array } from "../core/f16.ts";
+import { baseOf, codeBits, type CodecShape, tableRows } from "../core/codec.ts";
 import { BLOCK, blocks, moreRoom, moreStarts } from "../core/pack.ts";
 import { codeBeamShapes, residualShape, type VectorDims } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
@@ -19,7 +18,7 @@ import { CodeResidual, type VectorForm } from "../kernels/code_residual.ts";
 import { CodeSearch } from "../kernels/code_search.ts";
 import { CodeTier } from "../kernels/code_tier.ts";
 import { allocMore } from "../kernels/packed_codes.ts";
-import { expectMetric, metricWords } from "./metric.ts";
+import { expectMetric } from "./metric.ts";
 import { tableOf } from "./words.ts";
 
 /** One layer's codebook of keys or values on the GPU. Dispose it to free its tensors. */
@@ -30,8 +29,6 @@ export interface EncodeTable extends Disposable {
   readonly metric: Tensor | undefined;
   /** Squared errors of the first stages above which a head's tokens have further codes, `f32 [K]`, if the codec has tiers. */
   readonly thresholds: Tensor | undefined;
-  /** Squared lengths that further stages code at a gain of 1, `f32 [K]`, if the codec has tiers. */
-  readonly units: Tensor | undefined;
   /** Bytes of all. */
   readonly bytes: number;
 }
@@ -63,40 +60,6 @@ export interface EncodeSpan {
   readonly block?: number;
   /** Tokens of the block before that one that are held; all, by default. Only tiers ask. */
   readonly held?: number;
-}
-
-/** How much more than theory words leave: what was measured best on keys of held-out text. */
-const LEFT = 1.15;
-
-/**
- * Squared lengths `[K]` of what the first further stage of a codec with tiers is made for, by its words in their `metric`:
- * words of R bits a channel take `1 - 4^-R` of a residual's energy (the rate-distortion bound of a Gaussian).
- */
-function gainUnits(
-  codec: CodecShape,
-  heads: number,
-  stages: readonly Uint16Array[],
-  metric: Uint16Array | undefined,
-): Float32Array {
-  const { headDim: D, base = 0 } = codec, stage = codec.stages[base]!, plain = stages[base]!, rows = stageRows(stage);
-  const words = fromF16Array(metric ? metricWords(plain, metric, D) : plain);
-  const rate = fieldBits({ headDim: D, stages: [stage] }) / D;
-  return Float32Array.from({ length: heads }, (_, k) => {
-    /** Mean squared length, and the mean, of `count` words from a row on. */
-    const lengths = (row: number, count: number): { mean: number; centre: Float64Array } => {
-      const centre = new Float64Array(D);
-      let sum = 0;
-      for (let i = row * D; i < (row + count) * D; i++) {
-        sum += words[i]! ** 2;
-        centre[i % D]! += words[i]! / count;
-      }
-      return { mean: sum / count, centre };
-    };
-    if (stage.kind === "sub") return LEFT * lengths(k * rows, rows).mean / (1 - 4 ** -rate);
-    const u = lengths(k * rows, PAIR_WORDS), v = lengths(k * rows + PAIR_WORDS, PAIR_WORDS);
-    const across = u.centre.reduce((sum, x, c) => sum + x * v.centre[c]!, 0);
-    return LEFT * (u.mean + v.mean + 2 * across) / (1 - 4 ** -rate);
-  });
 }
 
 /** Encodes keys, or values, of any layer. Dispose it to free its scratch memory. */
@@ -193,7 +156,6 @@ export class Encoder implements Disposable {
       table: upload("codebook", "u32", shape, words),
       metric: metric && upload("metric", "u32", [kvHeads, headDim, headDim / 2], metric),
       thresholds: thresholds && upload("thresholds", "f32", [kvHeads], Float32Array.from(thresholds)),
-      units: thresholds && upload("units of gains", "f32", [kvHeads], gainUnits(codec, kvHeads, stages, metric)),
     };
     const bytes = Object.values(held).reduce((sum, tensor) => sum + (tensor?.byteLength ?? 0), 0);
     return { ...held, bytes, [Symbol.dispose]: () => stack.dispose() };
@@ -204,7 +166,7 @@ export class Encoder implements Disposable {
    * needs of the words is made anew: fewer calls of more tokens cost less. Borrows every tensor.
    */
   encode(commands: Commands, of: EncodeTable, io: EncodeIo, span: EncodeSpan): void {
-    const { kernels, residual, dims: { kvHeads } } = this, { encode } = kernels, { table: plain, metric, units } = of;
+    const { kernels, residual, dims: { kvHeads } } = this, { encode } = kernels, { table: plain, metric } = of;
     const { tokens, block = 0, held = BLOCK } = span, { codes, scales } = io;
     const table = metric ? this.#search! : plain, gram = this.#gram;
     if (metric) kernels.search.encode(commands, { table: plain, metric, search: table }, kvHeads);
@@ -218,7 +180,7 @@ export class Encoder implements Disposable {
         continue;
       }
       const all = this.#raw!, few = this.#few;
-      encode.search.encode(commands, { ...words, units, raw: all }, count);
+      encode.search.encode(commands, { ...words, raw: all }, count);
       if (!few) {
         encode.pack.encode(commands, { raw: all, fields, codes }, packed);
         continue;

@@ -446,10 +446,7 @@ export function codeSearchShapes(heads: number, codec: CodecShape): Record<"tabl
   return { table, metric: [heads, headDim, headDim / 2], search: table };
 }
 
-/**
- * Tensors of `code_beam`, the units of gains apart: those of `code_encode`, but for codes, of the first `stages` or all, that
- * are not packed.
- */
+/** Tensors of `code_beam`: those of `code_encode`, but for codes, of the first `stages` or all, that are not packed. */
 export function codeBeamShapes(
   dims: Omit<Parameters<typeof codeEncodeShapes>[0], "codeBlocks"> & { readonly stages?: number },
 ): Record<"residual" | "table" | "gram" | "fields" | "raw", Shape> {

@@ -1,10 +1,9 @@
-import { baseOf, type CodecShape, fields, tableRows } from "../core/codec.ts";
+import { baseOf, type CodecShape, fields, gainUnit, tableRows } from "../core/codec.ts";
 import { BLOCK } from "../core/pack.ts";
 import { codeBeamShapes } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
-import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
-import type { Tensor } from "../gpu/tensor.ts";
+import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
 import { code_beam } from "../gpu/wgsl.gen.ts";
 import { expectHeadDim, stageConstants } from "./stage.ts";
 
@@ -36,7 +35,8 @@ export class CodeBeam {
     expectHeadDim(codec.headDim);
     for (const stage of codec.stages) stageConstants(codec.headDim, stage);
     const FIELDS = fields({ ...codec, stages: codec.stages.slice(0, stages) }).length;
-    const FIRST = Math.min(FIELDS, fields(baseOf(codec)).length);
+    const FIRST = Math.min(FIELDS, fields(baseOf(codec)).length), UNIT = gainUnit(codec);
+    const SPAN = fields(codec).filter(({ stage }) => stage === codec.base).length;
     const bytes = beamBytes(codec.headDim, FIELDS), room = gpu.limits.maxComputeWorkgroupStorageSize;
     if (!(Number.isInteger(beam) && beam >= 1 && beam <= MAX_BEAM && bytes <= room)) {
       throw new RangeError(
@@ -45,33 +45,26 @@ export class CodeBeam {
       );
     }
     return new CodeBeam(
-      await Kernel.create(gpu, code_beam, { HEAD_DIM: codec.headDim, BEAM: beam, WAYS: waysOf(beam), FIELDS, FIRST }),
+      await Kernel.create(gpu, code_beam, {
+        ...{ HEAD_DIM: codec.headDim, BEAM: beam, WAYS: waysOf(beam), FIELDS },
+        ...FIRST < FIELDS ? { FIRST, SPAN, UNIT } : { FIRST },
+      }),
       codec,
       beam,
       stages,
     );
   }
 
-  /**
-   * Codes the first `tokens` residuals. What codes miss is left in the residuals. `units f32 [K]` are the squared lengths
-   * that further stages code at a gain of 1, where the search has some.
-   */
-  encode(
-    commands: Commands,
-    io: Omit<Buffers<typeof code_beam>, "units"> & { readonly units?: Tensor },
-    tokens: number,
-  ): void {
+  /** Codes the first `tokens` residuals. What codes miss is left in the residuals. */
+  encode(commands: Commands, io: Buffers<typeof code_beam>, tokens: number): void {
     const { codec, stages } = this, [heads = 0, capacity = 0] = io.residual.shape, dims = { codec, stages, heads };
-    const shapes = codeBeamShapes({ ...dims, capacity: capacity * BLOCK }), units = io.units?.shape[0];
-    expectShapes("search codes", { ...io }, shapes);
-    if (stages > (codec.base ?? stages) && units !== heads) {
-      throw new TypeError(`Cannot search codes as 'units' must be of ${heads} heads: they are of ${units ?? "none"}`);
-    }
+    const shapes = codeBeamShapes({ ...dims, capacity: capacity * BLOCK }) satisfies Shapes<typeof code_beam>;
+    expectShapes("search codes", io, shapes);
     if (tokens > capacity * BLOCK) {
       throw new RangeError(`Cannot search codes of ${tokens} tokens as there are ${capacity} blocks of residuals`);
     }
     const sizes = { tokens, capacity, rows: tableRows(codec), gram: io.gram.shape[1]! };
-    this.kernel.encode(commands, { ...io, units: io.units ?? io.gram }, sizes, [
+    this.kernel.encode(commands, io, sizes, [
       Math.ceil(tokens * waysOf(this.beam) / 16),
       heads,
     ]);

@@ -1,11 +1,10 @@
-import { type CodecShape, fields, gainOf, moreStages, rawCount, tableRows } from "../core/codec.ts";
+import { baseOf, type CodecShape, fields, gainOf, gainUnit, moreStages, rawCount, tableRows } from "../core/codec.ts";
 import { residualAt } from "./code_residual.ts";
 
 /**
  * Twin of `wgsl/code_beam.wgsl` in f64: after each code the `beam` ways of least error among all words of all ways, on a
  * tie the lower way, then the lower code. Codes `[T][heads][rawCount]`, last the gain of the further stages if there are
- * tiers, whose `units [heads]` are squared lengths that are coded at a gain of 1; `residual` is changed to what they miss.
- * `words` is `[heads][rows][D]`.
+ * tiers; `residual` is changed to what they miss. `words` is `[heads][rows][D]`.
  */
 export function codeBeamRef(
   residual: Float64Array,
@@ -14,7 +13,6 @@ export function codeBeamRef(
   heads: number,
   tokens: number,
   beam: number,
-  units: ArrayLike<number> = [],
 ): Uint16Array {
   const list = fields(codec), { headDim } = codec, rows = tableRows(codec), count = rawCount(codec);
   const codes = new Uint16Array(tokens * heads * count), ofAll = codec.stages.length - moreStages(codec);
@@ -26,7 +24,7 @@ export function codeBeamRef(
       let gain: number | undefined;
       for (const { stage, row, pair, pairs, bits } of list) {
         if (stage === ofAll && gain === undefined) {
-          gain = gainCode(ways[0]!.left, units[head]!);
+          gain = gainCode(ways[0]!.left, gainUnit(codec) * meanLength(words, codec, head));
           for (const { left } of ways) left.forEach((x, c) => left[c] = x / gainOf(gain!));
         }
         const first = 2 * pair, last = first + 2 * pairs;
@@ -50,6 +48,21 @@ export function codeBeamRef(
     }
   }
   return codes;
+}
+
+/** Mean squared length of words, pairs or one for each group, of a head's first further stage. */
+function meanLength(words: ArrayLike<number>, codec: CodecShape, head: number): number {
+  const { headDim, stages, base = 0 } = codec, from = (head * tableRows(codec) + tableRows(baseOf(codec))) * headDim;
+  const isPair = stages[base]!.kind === "pair", count = isPair ? 64 : 256;
+  let sum = 0;
+  for (let i = 0; i < count; i++) {
+    for (let j = 0; j < (isPair ? count : 1); j++) {
+      for (let c = 0; c < headDim; c++) {
+        sum += (words[from + i * headDim + c]! + (isPair ? words[from + (64 + j) * headDim + c]! : 0)) ** 2;
+      }
+    }
+  }
+  return sum / (isPair ? count ** 2 : count);
 }
 
 /** The gain at which what is left is nearest to a unit's length. */
