@@ -11,6 +11,7 @@
 //   table     u32    [K][rows][PAIRS]               two halves each
 //   gram      f32    [K][gram]                      code_gram's of every stage
 //   fields    vec4u  [FIELDS]                       row, number of its gram in fours, pair, pairs (0: a pair stage)
+//   missed    u32    [K][capacity]                  the tokens to code (code_missed), if FIRST is among the fields; others may stay
 //   raw       u32    [K][capacity][32][RAW]         the codes, for code_pack; and last g, if FIRST is among the fields
 //
 // One workgroup of 64 lanes per TOKENS tokens (x) and head (y). Their 16 ways are the columns of a 4x4 matrix, WAYS / 4
@@ -49,7 +50,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> table: array<vec4u>;
 @group(0) @binding(3) var<storage, read> gram: array<f32>;
 @group(0) @binding(4) var<storage, read> fields: array<vec4u>;
-@group(0) @binding(5) var<storage, read_write> raw: array<u32>;
+@group(0) @binding(5) var<storage, read> missed: array<u32>;
+@group(0) @binding(6) var<storage, read_write> raw: array<u32>;
 
 /// A pair of what the ways have left. Lanes of neighbouring pairs are in other banks by the pad.
 struct Left {
@@ -316,6 +318,10 @@ fn take_gains(head: u32, errors: mat4x4f, lane: u32) -> mat4x4f {
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
     let head = wg.y;
     let first = wg.x * TOKENS;
+    if FIRST < FIELDS {
+        let block = missed[head * params.capacity + (first >> 5u)];
+        if ((block >> (first & 31u)) & ((1u << TOKENS) - 1u)) == 0u { return; }
+    }
     let tile = (head * params.capacity + (first >> 5u)) * HEAD_DIM * 32u + (first & 31u);
     for (var i = lane; i < 4u * PAIRS; i += LANES) { // all ways of a token begin alike
         let at = tile + (i / PAIRS) / COLUMNS + (i % PAIRS) * 64u;

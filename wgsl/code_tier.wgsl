@@ -1,10 +1,6 @@
 // code_tier: gives further codes to the tokens that a codec's first stages miss by too much, in order, while there is room.
 //
-//   error[k][t] = scales[t]^2 * sum_c residual[k][..][c][t]^2 > thresholds[k]
-//
-//   residual    f32    [K][capacity][HEAD_DIM][32]   what the first stages left (code_beam)
-//   scales      f16    [T]                           packed in pairs; of the first token from `scale` on
-//   thresholds  f32    [K]
+//   missed      u32    [K][capacity]                 which tokens, a bit each (code_missed)
 //   fields      vec4u  [FIELDS - 1]                  only the last number is read: 0 for a field of 12 bits, else 8
 //   all         u32    [K][capacity][32][FIELDS]     codes of all stages, found together, and last the gain, of 4 bits
 //   raw         u32    [K][capacity][32][FEW]        codes of the first stages; of a token with further codes, those of `all`
@@ -13,26 +9,22 @@
 // One workgroup per head, over 256 tokens at a time. Places of further codes may hold others, from before a rewind: they
 // are cleared before the first is written.
 const WG: u32 = 256u;
-const HEAD_DIM: u32 = 128u; // @param channels per head
 const FIELDS: u32 = 13u;    // @param codes of a token in all stages, and its gain
 const FEW: u32 = 5u;        // @param codes of a token in the first stages
 const MORE_BITS: u32 = 88u; // @param bits of a token's further codes and its gain
 
 struct Params {
     tokens: u32,
-    capacity: u32, // blocks of residuals and codes
-    scale: u32,
+    capacity: u32, // blocks of codes
     block: u32,
     held: u32,     // tokens of the block before it that count
 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> residual: array<f32>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
-@group(0) @binding(3) var<storage, read> thresholds: array<f32>;
-@group(0) @binding(4) var<storage, read> fields: array<vec4u>;
-@group(0) @binding(5) var<storage, read> all: array<u32>;
-@group(0) @binding(6) var<storage, read_write> raw: array<u32>;
-@group(0) @binding(7) var<storage, read_write> more: array<atomic<u32>>;
+@group(0) @binding(1) var<storage, read> missed: array<u32>;
+@group(0) @binding(2) var<storage, read> fields: array<vec4u>;
+@group(0) @binding(3) var<storage, read> all: array<u32>;
+@group(0) @binding(4) var<storage, read_write> raw: array<u32>;
+@group(0) @binding(5) var<storage, read_write> more: array<atomic<u32>>;
 
 var<workgroup> sh_masks: array<atomic<u32>, 8>;
 
@@ -40,14 +32,9 @@ fn below(bit: u32) -> u32 {
     return (1u << bit) - 1u;
 }
 
-/// Whether token t's error passes its head's threshold.
-fn passes(head: u32, t: u32) -> bool {
+fn is_missed(head: u32, t: u32) -> bool {
     if t >= params.tokens { return false; }
-    let tile = (head * params.capacity + (t >> 5u)) * HEAD_DIM * 32u + (t & 31u);
-    var error = 0.0;
-    for (var c = 0u; c < HEAD_DIM; c++) { error += residual[tile + c * 32u] * residual[tile + c * 32u]; }
-    let scale = unpack2x16float(scales[(params.scale + t) >> 1u])[t & 1u];
-    return error * scale * scale > thresholds[head];
+    return ((missed[head * params.capacity + (t >> 5u)] >> (t & 31u)) & 1u) == 1u;
 }
 
 /// Bits of a field.
@@ -117,8 +104,8 @@ fn main(
         let t = tile + lane;
         if lane < 8u { atomicStore(&sh_masks[lane], 0u); }
         workgroupBarrier();
-        let missed = passes(head, t);
-        if missed { atomicOr(&sh_masks[own], 1u << (lane & 31u)); }
+        let picked = is_missed(head, t);
+        if picked { atomicOr(&sh_masks[own], 1u << (lane & 31u)); }
         workgroupBarrier();
         let before = count;
         var first = count; // of the lane's block
@@ -131,7 +118,7 @@ fn main(
         first = min(first, room);
         let rank = first + countOneBits(atomicLoad(&sh_masks[own]) & below(lane & 31u));
         workgroupBarrier();
-        if missed && rank >= room { atomicAnd(&sh_masks[own], ~(1u << (lane & 31u))); }
+        if picked && rank >= room { atomicAnd(&sh_masks[own], ~(1u << (lane & 31u))); }
         clear(head, before, count, lane);
         storageBarrier();
         workgroupBarrier();
@@ -140,7 +127,7 @@ fn main(
             atomicStore(&more[at], atomicLoad(&sh_masks[own]));
             atomicStore(&more[at + 1u], first);
         }
-        if missed && rank < room { write_codes(head, t, rank); }
+        if picked && rank < room { write_codes(head, t, rank); }
         workgroupBarrier(); // the masks are cleared next
     }
 }

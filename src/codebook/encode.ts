@@ -13,6 +13,7 @@ import { CodeBeam } from "../kernels/code_beam.ts";
 import { CodeEncode, encodeFields } from "../kernels/code_encode.ts";
 import { CodeGram } from "../kernels/code_gram.ts";
 import { CodeMetric } from "../kernels/code_metric.ts";
+import { CodeMissed } from "../kernels/code_missed.ts";
 import { CodePack } from "../kernels/code_pack.ts";
 import { CodeResidual, type VectorForm } from "../kernels/code_residual.ts";
 import { CodeSearch } from "../kernels/code_search.ts";
@@ -65,7 +66,10 @@ export interface EncodeSpan {
 /** Encodes keys, or values, of any layer. Dispose it to free its scratch memory. */
 export class Encoder implements Disposable {
   readonly #owned = new DisposableStack();
-  /** What was left of the last chunk's tokens, in the metric if there is one, over their scales: `f32 [K][..][D][32]`. */
+  /**
+   * What was left of the last chunk's tokens, in the metric if there is one, over their scales: `f32 [K][..][D][32]`. Of a
+   * codec with tiers it is scratch.
+   */
   readonly residual: Tensor;
   /** Lengths and inner products of the words of the last call: what the exact search needs beside them. */
   readonly #gram: Tensor;
@@ -73,6 +77,8 @@ export class Encoder implements Disposable {
   readonly #raw: Tensor | undefined;
   /** Codes of the first stages, where there are tiers. */
   readonly #few: { raw: Tensor; fields: Tensor } | undefined;
+  /** Which tokens these miss by too much. */
+  readonly #missed: Tensor | undefined;
   /** The words of the last call in their metric, if any had one: as a table, half-precision. */
   #search: Tensor | undefined;
 
@@ -86,7 +92,11 @@ export class Encoder implements Disposable {
       metric: CodeMetric;
       search: CodeSearch;
       gram: CodeGram;
-      encode: CodeEncode | { search: CodeBeam; pack: CodePack; tier?: { few: CodeBeam; choose: CodeTier } };
+      encode: CodeEncode | {
+        search: CodeBeam;
+        pack: CodePack;
+        tier?: { few: CodeBeam; missed: CodeMissed; choose: CodeTier };
+      };
     },
   ) {
     const { kvHeads: heads, headDim } = dims;
@@ -99,6 +109,7 @@ export class Encoder implements Disposable {
       const few = codeBeamShapes({ codec, heads, capacity: chunk, stages: codec.base });
       const codes = this.#owned.use(gpu.alloc("raw codes of the first stages", "u32", few.raw));
       this.#few = { raw: codes, fields: this.#fields.view(0, few.fields) };
+      this.#missed = this.#owned.use(gpu.alloc("missed tokens", "u32", [heads, blocks(chunk)]));
     }
   }
 
@@ -129,7 +140,11 @@ export class Encoder implements Disposable {
         search: await CodeBeam.create(gpu, codec, beam),
         pack: await CodePack.create(gpu, baseOf(codec)),
         ...base !== undefined && {
-          tier: { few: await CodeBeam.create(gpu, codec, beam, base), choose: await CodeTier.create(gpu, codec) },
+          tier: {
+            few: await CodeBeam.create(gpu, codec, beam, base),
+            missed: await CodeMissed.create(gpu, codec.headDim),
+            choose: await CodeTier.create(gpu, codec),
+          },
         },
       },
     });
@@ -180,17 +195,23 @@ export class Encoder implements Disposable {
         continue;
       }
       const all = this.#raw!, few = this.#few;
-      encode.search.encode(commands, { ...words, raw: all }, count);
       if (!few) {
+        encode.search.encode(commands, { ...words, raw: all }, count);
         encode.pack.encode(commands, { raw: all, fields, codes }, packed);
         continue;
       }
-      const { tier } = encode, { thresholds } = of;
-      this.#residuals(commands, metric, io, span, at, count);
-      tier!.few.encode(commands, { ...words, ...few }, count);
-      tier!.choose.encode(
+      const tier = encode.tier!, { thresholds } = of, missed = this.#missed!;
+      tier.few.encode(commands, { ...words, ...few }, count);
+      tier.missed.encode(
         commands,
-        { residual, scales, thresholds: thresholds!, fields, all, raw: few.raw, more: io.more! },
+        { residual, scales, thresholds: thresholds!, missed },
+        { tokens: count, scale: to * BLOCK },
+      );
+      this.#residuals(commands, metric, io, span, at, count);
+      encode.search.encode(commands, { ...words, missed, raw: all }, count);
+      tier.choose.encode(
+        commands,
+        { missed, fields, all, raw: few.raw, more: io.more! },
         { ...packed, codeBlocks: codes.shape[0]!, held: at === 0 ? held : BLOCK },
       );
       encode.pack.encode(commands, { ...few, codes }, packed);

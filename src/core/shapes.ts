@@ -458,19 +458,29 @@ export function codeBeamShapes(
   return { residual, table, gram, fields: [fields(used).length, 4], raw };
 }
 
+/** Tensors of `code_missed`: residuals of `tokens` tokens, and their scales among others. */
+export function codeMissedShapes(
+  dims: Omit<EmDims, "stage"> & { readonly scales: number },
+): Record<"residual" | "scales" | "thresholds" | "missed", Shape> {
+  const { heads, tokens, scales } = dims;
+  return {
+    ...{ residual: residualShape(dims), scales: [scales], thresholds: [heads] },
+    missed: [heads, blocks(tokens)],
+  };
+}
+
 /** Tensors of `code_tier`. */
 export function codeTierShapes(
   dims: {
     readonly codec: CodecShape;
     readonly heads: number;
     readonly capacity: number;
-    readonly scales: number;
     readonly more: number;
   },
-): Record<"residual" | "scales" | "thresholds" | "fields" | "all" | "raw" | "more", Shape> {
-  const { codec, heads, capacity, scales, more } = dims, { residual, fields, raw } = codeBeamShapes(dims);
+): Record<"missed" | "fields" | "all" | "raw" | "more", Shape> {
+  const { codec, heads, capacity, more } = dims, { fields, raw } = codeBeamShapes(dims);
   return {
-    ...{ residual, scales: [scales], thresholds: [heads], fields, all: raw },
+    ...{ missed: [heads, blocks(capacity)], fields, all: raw },
     raw: codeBeamShapes({ codec, heads, capacity, stages: codec.base }).raw,
     more: [more],
   };

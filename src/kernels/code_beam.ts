@@ -3,7 +3,8 @@ import { BLOCK } from "../core/pack.ts";
 import { codeBeamShapes } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
-import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
+import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
+import type { Tensor } from "../gpu/tensor.ts";
 import { code_beam } from "../gpu/wgsl.gen.ts";
 import { expectHeadDim, stageConstants } from "./stage.ts";
 
@@ -55,16 +56,28 @@ export class CodeBeam {
     );
   }
 
-  /** Codes the first `tokens` residuals. What codes miss is left in the residuals. */
-  encode(commands: Commands, io: Buffers<typeof code_beam>, tokens: number): void {
+  /**
+   * Codes the first `tokens` residuals. What codes miss is left in the residuals. With gains, only the tokens `missed u32
+   * [K][blocks]` are sure to be coded.
+   */
+  encode(
+    commands: Commands,
+    io: Omit<Buffers<typeof code_beam>, "missed"> & { readonly missed?: Tensor },
+    tokens: number,
+  ): void {
     const { codec, stages } = this, [heads = 0, capacity = 0] = io.residual.shape, dims = { codec, stages, heads };
-    const shapes = codeBeamShapes({ ...dims, capacity: capacity * BLOCK }) satisfies Shapes<typeof code_beam>;
-    expectShapes("search codes", io, shapes);
+    const shapes = codeBeamShapes({ ...dims, capacity: capacity * BLOCK }), hasGains = stages > (codec.base ?? stages);
+    expectShapes("search codes", { ...io }, shapes);
+    if (hasGains && `${io.missed?.shape}` !== `${[heads, capacity]}`) {
+      throw new TypeError(
+        `Cannot search codes as 'missed' must have shape [${heads},${capacity}]: it has ${io.missed?.shape}`,
+      );
+    }
     if (tokens > capacity * BLOCK) {
       throw new RangeError(`Cannot search codes of ${tokens} tokens as there are ${capacity} blocks of residuals`);
     }
     const sizes = { tokens, capacity, rows: tableRows(codec), gram: io.gram.shape[1]! };
-    this.kernel.encode(commands, io, sizes, [
+    this.kernel.encode(commands, { ...io, missed: io.missed ?? io.fields }, sizes, [
       Math.ceil(tokens * waysOf(this.beam) / 16),
       heads,
     ]);

@@ -10,7 +10,7 @@ import { expectMore } from "./packed_codes.ts";
 /** Which tokens are looked at. */
 export interface CodeTierParams {
   readonly tokens: number;
-  /** Block of the first, in `more` and the scales. */
+  /** Block of the first, in `more`. */
   readonly block: number;
   /** Blocks of the index, and tokens of the block before the first that count: 0 where none comes before. */
   readonly codeBlocks: number;
@@ -24,15 +24,14 @@ export class CodeTier {
   static async create(gpu: Gpu, codec: CodecShape): Promise<CodeTier> {
     const FEW = fields(baseOf(codec)).length, FIELDS = rawCount(codec), MORE_BITS = moreBits(codec);
     return new CodeTier(
-      await Kernel.create(gpu, code_tier, { HEAD_DIM: codec.headDim, FIELDS, FEW, MORE_BITS }),
+      await Kernel.create(gpu, code_tier, { FIELDS, FEW, MORE_BITS }),
       codec,
     );
   }
 
   encode(commands: Commands, io: Buffers<typeof code_tier>, params: CodeTierParams): void {
-    const { codec } = this, { tokens, block, codeBlocks, held } = params, [heads = 0, capacity = 0] = io.residual.shape;
-    const more = io.more.shape[0]!,
-      dims = { codec, heads, capacity: capacity * BLOCK, scales: io.scales.shape[0]!, more };
+    const { codec } = this, { tokens, block, codeBlocks, held } = params, [heads = 0, capacity = 0] = io.missed.shape;
+    const dims = { codec, heads, capacity: capacity * BLOCK, more: io.more.shape[0]! };
     expectShapes("give further codes", io, codeTierShapes(dims) satisfies Shapes<typeof code_tier>);
     if (tokens > capacity * BLOCK || block + blocks(tokens) > codeBlocks) {
       throw new RangeError(
@@ -42,7 +41,7 @@ export class CodeTier {
       );
     }
     expectMore(codec, heads, codeBlocks, io.more);
-    const numbers = { tokens, capacity, scale: block * BLOCK, block, held: block > 0 ? held : 0 };
+    const numbers = { tokens, capacity, block, held: block > 0 ? held : 0 };
     this.kernel.encode(commands, io, numbers, [heads]);
   }
 }

@@ -27,16 +27,18 @@ async function run(
   data: Float32Array,
   beam: number,
   { bits, values } = halves(heads * tableRows(codec) * codec.headDim, 0.06, 42),
+  masks = new Uint32Array(heads * blocks(tokens)).fill(~0),
 ) {
   const capacity = blocks(tokens) * BLOCK, shapes = codeBeamShapes({ codec, heads, capacity });
   using residual = gpu.upload("residual", "f32", shapes.residual, data);
   using table = gpu.upload("table", "u32", shapes.table, asWords(bits));
   using gram = gpu.upload("gram", "f32", shapes.gram, Float32Array.from(codeGramRef(values, heads, codec)));
   using list = gpu.upload("fields", "u32", shapes.fields, encodeFields(codec));
+  using missed = gpu.upload("missed", "u32", [heads, blocks(tokens)], masks);
   const count = rawCount(codec), untouched = new Uint32Array(heads * capacity * count).fill(0xabcdef01);
   using raw = gpu.upload("raw", "u32", shapes.raw, untouched);
   const op = await CodeBeam.create(gpu, codec, beam), commands = gpu.commands();
-  op.encode(commands, { residual, table, gram, fields: list, raw }, tokens);
+  op.encode(commands, { residual, table, gram, fields: list, missed, raw }, tokens);
   commands.submit();
   const found = await gpu.readU32(raw), codes = new Uint16Array(tokens * heads * count);
   for (let i = 0; i < found.length; i++) {
@@ -115,6 +117,16 @@ Deno.test("code_beam", async (t) => {
       assert(gains.size > 5 && gains.has(0) && gains.has(15), `gains ${[...gains]}`);
     });
   }
+  await t.step("with gains, codes the tokens that are missed and spares what none near is", async () => {
+    const dims = { headDim: 32, heads: 2, tokens: 70 }, masks = Uint32Array.of(0x00f00100, 0, 0x21, 0, 0x80000000, 0);
+    const data = residuals(dims, "normal", 47).map((x) => Number.isNaN(x) ? 0 : x), count = rawCount(TIERED);
+    const all = await run(gpu, TIERED, 2, 70, data, 4), some = await run(gpu, TIERED, 2, 70, data, 4, undefined, masks);
+    for (let i = 0; i < 140; i++) {
+      const head = i % 2, t = Math.floor(i / 2), group = masks[3 * head + (t >> 5)]! >>> (t & 28) & 15; // of four tokens
+      const want = group ? all.codes.subarray(i * count, (i + 1) * count) : new Uint16Array(count).fill(0xef01);
+      assertEquals(some.codes.subarray(i * count, (i + 1) * count), want, `token ${t} of head ${head}`);
+    }
+  });
   await t.step("with one way, codes as the greedy search does", async () => {
     const dims = { headDim: 32, heads: 2, tokens: 7 },
       data = residuals(dims, "normal", 43).map((x) => Number.isNaN(x) ? 0 : x);
@@ -146,5 +158,10 @@ Deno.test("code_beam", async (t) => {
     const io = { residual: x("residual"), table: x("table"), gram: x("gram"), fields: x("fields"), raw: x("raw") };
     assertThrows(() => op.encode(gpu.commands(), io, 33), RangeError, "33 tokens as there are 1 blocks");
     assertThrows(() => op.encode(gpu.commands(), { ...io, raw: io.gram }, 5), TypeError, "'raw'");
+    const gained = await CodeBeam.create(gpu, TIERED, 4),
+      tiers = codeBeamShapes({ codec: TIERED, heads: 1, capacity: 32 });
+    const y = (name: keyof typeof tiers) => gpu.alloc(name, "f32", tiers[name]);
+    const own = { residual: y("residual"), table: y("table"), gram: y("gram"), fields: y("fields"), raw: y("raw") };
+    assertThrows(() => gained.encode(gpu.commands(), own, 5), TypeError, "'missed'");
   });
 });

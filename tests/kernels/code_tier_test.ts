@@ -1,14 +1,12 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { baseOf, fields, GAIN_BITS, moreBits, rawCount } from "../../src/core/codec.ts";
-import { fromF16Array, toF16Array } from "../../src/core/f16.ts";
 import { BLOCK, blocks, indexWord, moreStarts } from "../../src/core/pack.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { codeTierShapes } from "../../src/core/shapes.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
 import { encodeFields } from "../../src/kernels/code_encode.ts";
 import { CodeTier } from "../../src/kernels/code_tier.ts";
-import { codeTierRef, furtherCodes, rankBlock, tokenErrorsRef } from "../../src/ref/code_tier.ts";
-import { normals } from "../_assert.ts";
+import { codeTierRef, furtherCodes, rankBlock } from "../../src/ref/code_tier.ts";
 import { codec, pairs, tiered } from "./_codes.ts";
 
 const CASES = [
@@ -24,43 +22,32 @@ function roomsOf(heads: number, room: number): number[] {
   return Array.from({ length: heads }, (_, k) => room + k % 2 * BLOCK);
 }
 
-/** Thresholds that about a share of each head's errors pass, none of them near. */
-function limitsOf(errors: Float64Array, heads: number, share: number): Float32Array {
-  const tokens = errors.length / heads;
-  return Float32Array.from({ length: heads }, (_, h) => {
-    const own = errors.slice(h * tokens, (h + 1) * tokens).sort(), at = Math.round((1 - share) * tokens);
-    return at === 0 ? 0 : (own[at]! + own[at - 1]!) / 2;
-  });
-}
-
 /** A case on the GPU, whose codes fill `more` with noise before there are any, and what comes of it. */
 function sampleOf(gpu: Gpu, { codec, heads, tokens, share, room }: (typeof CASES)[number]) {
-  const { headDim } = codec, capacity = blocks(tokens) * BLOCK, codeBlocks = blocks(tokens) + 2, rng = new Rng(3);
+  const capacity = blocks(tokens) * BLOCK, codeBlocks = blocks(tokens) + 2, rng = new Rng(3);
   const starts = moreStarts(codec, roomsOf(heads, room), codeBlocks),
     size = starts[heads]!,
     list = fields(codec),
     few = fields(baseOf(codec)).length;
-  const shapes = codeTierShapes({ codec, heads, capacity, scales: codeBlocks * BLOCK, more: size });
-  const data = normals(rng, heads * capacity * headDim), noise = Uint32Array.from({ length: size }, () => rng.u32());
+  const shapes = codeTierShapes({ codec, heads, capacity, more: size });
+  const noise = Uint32Array.from({ length: size }, () => rng.u32());
   noise.set(starts);
-  const halves = toF16Array(normals(rng, codeBlocks * BLOCK).map(Math.abs));
-  const errors = tokenErrorsRef(data, fromF16Array(halves), { heads, headDim, tokens }, capacity);
-  const limits = limitsOf(errors, heads, share);
+  const missed = Array.from({ length: heads * tokens }, () => rng.uniform() < share);
+  const masks = new Uint32Array(heads * capacity / BLOCK).fill(~0); // what lies past the last token is not read
+  missed.forEach((is, i) => {
+    const t = i % tokens, at = Math.floor(i / tokens) * capacity / BLOCK + (t >>> 5);
+    if (!is) masks[at]! &= ~(1 << (t & 31));
+  });
   const codes = (count: number) =>
     Uint32Array.from(
       { length: heads * capacity * count },
       (_, i) => rng.below(2 ** (list[i % count]?.bits ?? GAIN_BITS)),
     );
   const count = rawCount(codec), all = codes(count), raw = codes(few), owned = new DisposableStack();
-  const upload = (
-    name: keyof typeof shapes,
-    data: Parameters<Gpu["upload"]>[3],
-    dtype: "u32" | "f32" | "f16" = "u32",
-  ) => owned.use(gpu.upload(name, dtype, shapes[name], data));
+  const upload = (name: keyof typeof shapes, data: Uint32Array) =>
+    owned.use(gpu.upload(name, "u32", shapes[name], data));
   const io = {
-    residual: upload("residual", data, "f32"),
-    scales: upload("scales", halves, "f16"),
-    thresholds: upload("thresholds", limits, "f32"),
+    missed: upload("missed", masks),
     fields: upload("fields", encodeFields(codec)),
     all: upload("all", all),
     raw: upload("raw", raw),
@@ -72,7 +59,6 @@ function sampleOf(gpu: Gpu, { codec, heads, tokens, share, room }: (typeof CASES
       const k = Math.floor(i / tokens / count);
       return codes[k * capacity * count + i % (tokens * count)]!;
     });
-  const missed = Array.from(errors, (error, i) => error > limits[Math.floor(i / tokens)]!);
   return { io, owned, codeBlocks, noise, missed, all: byToken(all, count), raw: byToken(raw, few), byToken };
 }
 
@@ -120,23 +106,16 @@ Deno.test("code_tier", async (t) => {
       using _ = owned;
       const op = await CodeTier.create(gpu, codec), commands = gpu.commands(), come = tokens - block * BLOCK;
       op.encode(commands, io, { tokens, block: 0, codeBlocks, held: 0 });
-      // The scales, and so the tokens that are missed, are those of the blocks: the codes of the first tokens come again.
+      // The codes of the first tokens come again.
       op.encode(commands, io, { tokens: come, block, codeBlocks, held: kept - (block - 1) * BLOCK });
       commands.submit();
-      const more = await gpu.readU32(io.more), scales = fromF16Array(new Uint16Array(await gpu.read(io.scales)));
-      const errors = tokenErrorsRef(
-        await gpu.readF32(io.residual),
-        scales.subarray(block * BLOCK),
-        { heads, headDim: codec.headDim, tokens: come },
-        blocks(tokens) * BLOCK,
-      );
-      const limits = await gpu.readF32(io.thresholds);
+      const more = await gpu.readU32(io.more);
       const codesOf = (token: number) => [...all.subarray(token * count + few, (token + 1) * count)];
       for (let k = 0; k < heads; k++) {
         for (let t = 0; t < block * BLOCK + come; t++) {
           if (t >= kept && t < block * BLOCK) continue;
           const from = t < kept ? t : t - block * BLOCK;
-          const misses = t < kept ? missed[k * tokens + t]! : errors[k * come + from]! > limits[k]!;
+          const misses = missed[k * tokens + from]!;
           assertEquals(
             furtherCodes(codec, heads, more, k, t),
             misses ? codesOf(k * tokens + from) : [],
