@@ -79,6 +79,11 @@ export class Gpu implements Disposable {
     return new Gpu(opened, info.description || info.vendor || "unnamed adapter", granted, true);
   }
 
+  /** True where a CPU stands in for a GPU. */
+  get isFallback(): boolean {
+    return this.device.adapterInfo?.isFallbackAdapter ?? false;
+  }
+
   /** True where shaders may use `f16` arithmetic. */
   get f16(): boolean {
     return this.device.features.has("shader-f16");

@@ -71,6 +71,8 @@ export interface CodesDevice {
   readonly limits: Pick<GPUSupportedLimits, "maxComputeInvocationsPerWorkgroup" | "maxComputeWorkgroupStorageSize">;
   readonly f16: boolean;
   readonly subgroups: boolean;
+  /** Whether it is a CPU that stands in for a GPU. */
+  readonly isFallback: boolean;
 }
 
 /** How words are stored and added up: `words_f16` adds in half precision, the others in f32. */
@@ -105,6 +107,8 @@ export interface TableLayout {
 
 /** Workgroups that fill a large GPU, one a processor: each keeps what it reads of a table in cache and lives long. */
 const WORKGROUPS = 128;
+/** Lanes of a workgroup on a CPU, which runs them in turn: with 512, a step at a short context takes three times as long. */
+const FALLBACK_LANES = 64;
 /** With tiers, whose heads differ in their work, several a processor: those of light heads leave room for others. */
 const TIER_WORKGROUPS = 512;
 
@@ -119,13 +123,14 @@ export function chooseTableLayout(
   laneBytes: number,
   leastGroups: number,
 ): TableLayout {
-  const { limits, f16, subgroups } = device, heads = chooseHeads({ qHeads, kvHeads }), quads = codec.headDim / 8;
-  let tokenLanes = 8, lanes = subgroups ? 512 : 128;
-  while (tokenLanes < Math.min(quads, 32)) tokenLanes *= 2;
+  const { limits, f16, subgroups, isFallback } = device, heads = chooseHeads({ qHeads, kvHeads });
+  let tokenLanes = 8;
+  while (tokenLanes < Math.min(codec.headDim / 8, 32)) tokenLanes *= 2;
+  const least = leastGroups * tokenLanes;
+  let lanes = Math.max(least, isFallback ? FALLBACK_LANES : subgroups ? 512 : 128);
   const { maxComputeInvocationsPerWorkgroup: mostLanes, maxComputeWorkgroupStorageSize: bytes } = limits;
   const listBytes = codec.base === undefined ? 0 : 4 * 8 / tokenLanes, bytesALane = heads * laneBytes + listBytes;
   while (lanes > mostLanes || lanes * bytesALane > bytes) lanes /= 2;
-  const least = leastGroups * tokenLanes;
   if (lanes < least) {
     throw new RangeError(
       `Cannot attend to codes as a workgroup has at most ${mostLanes} lanes and ${bytes} bytes: ${least} and ` +

@@ -16,7 +16,7 @@ import { ropeTable } from "../../src/core/rope_table.ts";
 import { codeShapes } from "../../src/core/shapes.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
 import type { Tensor } from "../../src/gpu/tensor.ts";
-import { codeQuads } from "../../src/kernels/packed_codes.ts";
+import { codeQuads, type CodesDevice } from "../../src/kernels/packed_codes.ts";
 import type { PackedNumbers } from "../../src/ref/code_decode.ts";
 import { codeTierRef, rankBlock } from "../../src/ref/code_tier.ts";
 
@@ -135,6 +135,11 @@ export function rope(gpu: Gpu, headDim: number, context: number): { frequencies:
   const pairs = headDim / 2, frequencies = Float64Array.from({ length: pairs }, (_, d) => 5e5 ** (-d / pairs));
   const table = ropeTable(frequencies, context);
   return { frequencies, ropeTable: gpu.upload("rope", "f32", [table.length / pairs / 2, pairs, 2], table) };
+}
+
+/** What choices ask of a device, as a GPU of its limits would answer: so that CI runs what GPUs do. */
+export function asGpu({ limits, f16, subgroups }: CodesDevice): CodesDevice {
+  return { limits, f16, subgroups, isFallback: false };
 }
 
 /** Rounds a number to half precision. */

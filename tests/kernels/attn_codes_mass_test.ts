@@ -66,7 +66,7 @@ Deno.test("chooseAttnCodesMass() wants pair stages and what fits", () => {
   const choose = (codec: ReturnType<typeof pairs>, bytes = 49152) =>
     chooseAttnCodesMass({ qHeads: 32, kvHeads: 8, codec }, {
       limits: { ...limits, maxComputeWorkgroupStorageSize: bytes },
-      ...{ f16: true, subgroups: true },
+      ...{ f16: true, subgroups: true, isFallback: false },
     })?.heads;
   assertEquals([choose(pairs(128, 11)), choose(pairs(128, 21)), choose(pairs(128, 21), 32768)], [4, 4, 2]);
   assertEquals([choose(codec(128, "p", 8)), choose(pairs(128, 100))], [undefined, undefined]);

@@ -82,7 +82,7 @@ Deno.test("chooseTableLayout() refuses a device that is too small", () => {
   const dims = { qHeads: 4, kvHeads: 1, codec: pairs(128, 11) };
   const limits = { maxComputeInvocationsPerWorkgroup: 16, maxComputeWorkgroupStorageSize: 16384 };
   assertThrows(
-    () => chooseTableLayout(dims, { limits, f16: true, subgroups: true }, 4, 4),
+    () => chooseTableLayout(dims, { limits, f16: true, subgroups: true, isFallback: false }, 4, 4),
     RangeError,
     "at most 16 lanes",
   );

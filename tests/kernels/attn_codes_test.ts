@@ -12,7 +12,7 @@ import { codeDecodeRef } from "../../src/ref/code_decode.ts";
 import { exact, type Round } from "../../src/ref/round.ts";
 import { assertAsAccurateAs, normals } from "../_assert.ts";
 import { onEachText, poisoned } from "../_gpu.ts";
-import { codec, type CodesSample, packedSample, pairs, rope, tiered, toHalf, uploadPacked } from "./_codes.ts";
+import { asGpu, codec, type CodesSample, packedSample, pairs, rope, tiered, toHalf, uploadPacked } from "./_codes.ts";
 
 interface Case extends CodesSample {
   readonly qHeads: number;
@@ -114,8 +114,8 @@ async function run(gpu: Gpu, it: Case, sample: Sample, variant: AttnCodesVariant
 
 /** What the device chooses, and what others would. */
 function variants(gpu: Gpu, it: Case): Record<string, AttnCodesVariant> {
-  const chosen = chooseAttnCodes(it, gpu), { keys } = chosen;
-  const { values } = chooseAttnCodes({ ...it, values: codec(it.values.headDim, 4) }, gpu); // never as mass
+  const chosen = chooseAttnCodes(it, asGpu(gpu)), { keys } = chosen;
+  const { values } = chooseAttnCodes({ ...it, values: codec(it.values.headDim, 4) }, asGpu(gpu)); // never as mass
   if (!("decode" in values)) throw new TypeError("sub stages have no mass");
   const decode = (change: Partial<TableLayout>) => ({ decode: { ...values.decode, ...change } });
   const commuted = { words: "words_f32", isCommuted: true, heads: 1 } as const;
@@ -126,18 +126,19 @@ function variants(gpu: Gpu, it: Case): Record<string, AttnCodesVariant> {
     },
     "by 32 lanes a token": { keys: { ...keys, tokenLanes: 32 }, values: decode({ tokenLanes: 32 }) },
     commuted: { keys: { ...keys, ...commuted }, values: decode({ heads: 1 }) },
+    "as on a CPU": chooseAttnCodes(it, { ...asGpu(gpu), isFallback: true }),
   };
 }
 
 Deno.test("attn_codes", (t) =>
   onEachText(t, async (gpu, t) => {
-    for (const it of /llvmpipe|swiftshader/i.test(gpu.description) ? CASES : [...CASES, ...LONG]) {
+    for (const it of gpu.isFallback ? CASES : [...CASES, ...LONG]) {
       if (!gpu.subgroups && !VARIED.includes(it)) continue; // each kernel takes seconds to compile on a CPU
       const { frequencies, ropeTable } = rope(gpu, it.keys.headDim, 1), sample = sampleOf(it);
       ropeTable[Symbol.dispose]();
       const want = reference(it, sample, frequencies, exact), naive = reference(it, sample, frequencies, Math.fround);
       const others = VARIED.includes(it) && gpu.subgroups ? variants(gpu, it) : {};
-      for (const [name, variant] of Object.entries({ "as chosen": chooseAttnCodes(it, gpu), ...others })) {
+      for (const [name, variant] of Object.entries({ "as chosen": chooseAttnCodes(it, asGpu(gpu)), ...others })) {
         const { keys, values, ...rest } = it, bits = `${codeBits(keys)} and ${codeBits(values)} bits`;
         await t.step(`is as accurate as f32 ${name}: D=${keys.headDim}, ${bits}, ${JSON.stringify(rest)}`, async () => {
           assertAsAccurateAs(await run(gpu, it, sample, variant), naive, want);
@@ -145,7 +146,9 @@ Deno.test("attn_codes", (t) =>
       }
     }
     for (const it of RAGGED) {
-      const { tokens, share, first = 0 } = it, chosen = chooseAttnCodes(it, gpu), few = { lanes: 64, workgroups: 2 };
+      const { tokens, share, first = 0 } = it,
+        chosen = chooseAttnCodes(it, asGpu(gpu)),
+        few = { lanes: 64, workgroups: 2 };
       await t.step(
         `is as accurate as f32 where ${share} of ${tokens} tokens from ${first} on have further codes`,
         async () => {
@@ -165,7 +168,9 @@ Deno.test("attn_codes", (t) =>
     }
     await t.step("sums words off the grid as accurately as half precision", async () => {
       const it = { qHeads: 2, kvHeads: 1, keys: pairs(64, 5), values: codec(64, "p", 8), tokens: 97, isOnGrid: false };
-      const { frequencies, ropeTable } = rope(gpu, 64, 1), sample = sampleOf(it), variant = chooseAttnCodes(it, gpu);
+      const { frequencies, ropeTable } = rope(gpu, 64, 1),
+        sample = sampleOf(it),
+        variant = chooseAttnCodes(it, asGpu(gpu));
       ropeTable[Symbol.dispose]();
       assertEquals(variant.keys.words, gpu.f16 ? "words_f16" : "words_half");
       const naive = reference(it, sample, frequencies, Math.fround, toHalf);
@@ -195,14 +200,14 @@ Deno.test("attn_codes", (t) =>
 
 Deno.test("chooseAttnCodes() stays within the device", () => {
   const limits = { maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupStorageSize: 16384 };
-  for (const subgroups of [true, false]) {
+  for (const [subgroups, isFallback] of [[true, false], [false, false], [true, true]] as const) {
     for (const headDim of [64, 80, 96, 128, 256]) {
       for (const group of [1, 2, 3, 4, 7, 8]) {
         for (const stages of [1, 5, 11, 21]) {
           for (const base of stages > 1 ? [undefined, 1] : [undefined]) {
             const side = { ...pairs(headDim, stages), base }, dims = { qHeads: 2 * group, kvHeads: 2 };
             const { keys, values } = chooseAttnCodes({ ...dims, keys: side, values: side }, {
-              ...{ limits, f16: false, subgroups },
+              ...{ limits, f16: false, subgroups, isFallback },
             });
             assertEquals(keys.words, "words_half");
             const decode = "decode" in values ? [[values.decode, subgroups ? 10 : 12, 4] as const] : [];
@@ -226,7 +231,7 @@ Deno.test("chooseAttnCodes() reads whole rows, and sums values as mass where all
   const limits = { maxComputeInvocationsPerWorkgroup: 1024, maxComputeWorkgroupStorageSize: 49152 };
   const of = (codec: CodecShape) => {
     const dims = { qHeads: 32, kvHeads: 8, keys: codec, values: codec };
-    const { keys, values } = chooseAttnCodes(dims, { limits, f16: true, subgroups: true });
+    const { keys, values } = chooseAttnCodes(dims, { limits, f16: true, subgroups: true, isFallback: false });
     return [keys.tokenLanes, Object.keys(values)[0]];
   };
   assertEquals(of(pairs(128, 11)), [16, "mass"]);
