@@ -2,7 +2,7 @@
 // RoPE, so the sum of words is rotated, and every query head of a key/value head shares it).
 //
 //   key[t][d] = exp(i p theta_d) * sum_s word_s(code[t][s])[d]        p: the token's position
-//   s[h][t]   = scale[t] * Re sum_d conj(q[h][d]) * key[t][d]
+//   s[h][t]   = scale[t] * Re sum_d conj(q[h][d]) * key[t][d]     words of further stages count times the token's gain
 //
 //   q           f32    [Q][HEAD_DIM]        rotated and scaled by 1/sqrt(HEAD_DIM); channels d and d + P are pair d
 //   table       u32    [K][ROWS][P]         complex numbers in half precision; COMMUTED: f32 [Q][ROWS][P][2], see q_table

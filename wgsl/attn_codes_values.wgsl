@@ -1,6 +1,6 @@
 // attn_codes_values: partial attention states of scored tokens whose values are packed codes; values are decoded.
 //
-//   value[t]      = scale[t] * sum_s word_s(code[t][s])
+//   value[t]      = scale[t] * sum_s word_s(code[t][s])     words of further stages count times the token's gain
 //   partial_md    = (m, d): m = max_t s[t], d = sum_t exp(s[t] - m), over the split's tokens
 //   partial_o     = sum_t exp(s[t] - m) * value[t]
 //

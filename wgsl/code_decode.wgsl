@@ -1,6 +1,7 @@
 // code_decode: vectors of packed codes, as an exact cache holds them.
 //
-//   out[k][slot + t] = scale[first + t] * sum_s word_s(code[first + t][s]), turned to its position if ROTATE
+//   out[k][slot + t] = scale[first + t] * sum_s word_s(code[first + t][s]), turned to its position if ROTATE;
+//   words of further stages count times the token's gain
 //
 //   table       u32    [K][ROWS][P]         complex numbers in half precision
 //   codes       u32    [blocks][K][bits]    src/core/pack.ts

@@ -8,7 +8,8 @@
  * Where a codec has tiers, blocks hold the stages of every token, and `more u32` what some tokens have more: first where
  * each head's further codes begin and the last's end, `[K + 1]` words from the start; then an index `[blocks][K][2]` (which
  * of a block's tokens, as bits; how many of the head's earlier tokens); then each head's further codes `[room / 32][bits]`,
- * in blocks as above. There the place of a token is its *rank*: how many of the head's earlier tokens have further codes.
+ * in blocks as above, whose last field is the gain of 4 bits. There the place of a token is its *rank*: how many of the
+ * head's earlier tokens have further codes.
  *
  * @module
  */

@@ -81,7 +81,7 @@ interface Wanted extends TierStages {
   readonly side: Side;
   /** Bits an element of the first stages, the index and the scales. */
   readonly ofAll: number;
-  /** Bits an element of a token's further codes. */
+  /** Bits an element of a token's further codes and gain. */
   readonly further: number;
 }
 
