@@ -5,7 +5,7 @@
  */
 import { baseOf, codeBits, type CodecShape, tableRows } from "../core/codec.ts";
 import { BLOCK, blocks, moreRoom, moreStarts } from "../core/pack.ts";
-import { codeBeamShapes, residualShape, type VectorDims } from "../core/shapes.ts";
+import { codeBeamShapes, missedShape, residualShape, type VectorDims } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Data, Gpu } from "../gpu/gpu.ts";
 import type { DType, Shape, Tensor } from "../gpu/tensor.ts";
@@ -109,7 +109,7 @@ export class Encoder implements Disposable {
       const few = codeBeamShapes({ codec, heads, capacity: chunk, stages: codec.base });
       const codes = this.#owned.use(gpu.alloc("raw codes of the first stages", "u32", few.raw));
       this.#few = { raw: codes, fields: this.#fields.view(0, few.fields) };
-      this.#missed = this.#owned.use(gpu.alloc("missed tokens", "u32", [heads, blocks(chunk)]));
+      this.#missed = this.#owned.use(gpu.alloc("missed tokens", "u32", missedShape(heads, chunk)));
     }
   }
 

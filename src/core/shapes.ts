@@ -458,6 +458,11 @@ export function codeBeamShapes(
   return { residual, table, gram, fields: [fields(used).length, 4], raw };
 }
 
+/** Which of `tokens` tokens are missed, a bit each. */
+export function missedShape(heads: number, tokens: number): Shape {
+  return [heads, blocks(tokens)];
+}
+
 /** Tensors of `code_missed`: residuals of `tokens` tokens, and their scales among others. */
 export function codeMissedShapes(
   dims: Omit<EmDims, "stage"> & { readonly scales: number },
@@ -465,7 +470,7 @@ export function codeMissedShapes(
   const { heads, tokens, scales } = dims;
   return {
     ...{ residual: residualShape(dims), scales: [scales], thresholds: [heads] },
-    missed: [heads, blocks(tokens)],
+    missed: missedShape(heads, tokens),
   };
 }
 
@@ -480,7 +485,7 @@ export function codeTierShapes(
 ): Record<"missed" | "fields" | "all" | "raw" | "more", Shape> {
   const { codec, heads, capacity, more } = dims, { fields, raw } = codeBeamShapes(dims);
   return {
-    ...{ missed: [heads, blocks(capacity)], fields, all: raw },
+    ...{ missed: missedShape(heads, capacity), fields, all: raw },
     raw: codeBeamShapes({ codec, heads, capacity, stages: codec.base }).raw,
     more: [more],
   };

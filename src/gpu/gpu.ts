@@ -205,11 +205,9 @@ export class Gpu implements Disposable {
     throw error;
   }
 
-  /** Notes an error for the next {@linkcode check}: the first, but memory refused before what came of using it. */
+  /** Notes an error for the next {@linkcode check}. */
   fail(error: Error): void {
-    const isCause = error instanceof GpuMemoryError &&
-      !(this.#error instanceof GpuMemoryError || this.#error instanceof DeviceLostError);
-    if (!this.#error || isCause) this.#error = error;
+    this.#error ??= error;
   }
 
   /** Closes the open error scope; what it caught is thrown at the next {@linkcode settle}. */

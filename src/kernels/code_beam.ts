@@ -1,6 +1,6 @@
 import { baseOf, type CodecShape, fields, gainUnit, tableRows } from "../core/codec.ts";
 import { BLOCK } from "../core/pack.ts";
-import { codeBeamShapes } from "../core/shapes.ts";
+import { codeBeamShapes, missedShape } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel } from "../gpu/kernel.ts";
@@ -68,10 +68,9 @@ export class CodeBeam {
     const { codec, stages } = this, [heads = 0, capacity = 0] = io.residual.shape, dims = { codec, stages, heads };
     const shapes = codeBeamShapes({ ...dims, capacity: capacity * BLOCK }), hasGains = stages > (codec.base ?? stages);
     expectShapes("search codes", { ...io }, shapes);
-    if (hasGains && `${io.missed?.shape}` !== `${[heads, capacity]}`) {
-      throw new TypeError(
-        `Cannot search codes as 'missed' must have shape [${heads},${capacity}]: it has ${io.missed?.shape}`,
-      );
+    const missed = missedShape(heads, capacity * BLOCK), given = io.missed?.shape;
+    if (hasGains && `${given}` !== `${missed}`) {
+      throw new TypeError(`Cannot search codes as 'missed' must have shape [${missed}]: it has [${given ?? ""}]`);
     }
     if (tokens > capacity * BLOCK) {
       throw new RangeError(`Cannot search codes of ${tokens} tokens as there are ${capacity} blocks of residuals`);

@@ -1,4 +1,14 @@
-import { baseOf, type CodecShape, fields, gainOf, gainUnit, moreStages, rawCount, tableRows } from "../core/codec.ts";
+import {
+  baseOf,
+  type CodecShape,
+  fields,
+  GAIN_BITS,
+  gainOf,
+  gainUnit,
+  moreStages,
+  rawCount,
+  tableRows,
+} from "../core/codec.ts";
 import { residualAt } from "./code_residual.ts";
 
 /**
@@ -68,5 +78,8 @@ function meanLength(words: ArrayLike<number>, codec: CodecShape, head: number): 
 /** The gain at which what is left is nearest to a unit's length. */
 function gainCode(left: Float64Array, unit: number): number {
   const energy = left.reduce((sum, x) => sum + x * x, 0);
-  return Math.max(0, Math.min(15, Math.round(Math.log2(Math.max(energy, 1e-30) / Math.max(unit, 1e-30)))));
+  return Math.max(
+    0,
+    Math.min(2 ** GAIN_BITS - 1, Math.round(Math.log2(Math.max(energy, 1e-30) / Math.max(unit, 1e-30)))),
+  );
 }

@@ -239,3 +239,13 @@ Deno.test("chooseAttnCodes() reads whole rows, and sums values as mass where all
   assertEquals(of(codec(128, "p", 8, 16)), [16, "decode"]);
   assertEquals(of(pairs(256, 21)), [32, "mass"]);
 });
+
+Deno.test("chooseAttnCodes() takes few lanes on a CPU, and many on a GPU", () => {
+  const limits = { maxComputeInvocationsPerWorkgroup: 1024, maxComputeWorkgroupStorageSize: 49152 };
+  const lanesOf = (headDim: number, isFallback: boolean) => {
+    const side = codec(headDim, "p", 4), dims = { qHeads: 8, kvHeads: 4, keys: side, values: side };
+    const { keys, values } = chooseAttnCodes(dims, { limits, f16: true, subgroups: true, isFallback });
+    return [keys.lanes, "decode" in values && values.decode.lanes];
+  };
+  assertEquals([lanesOf(64, true), lanesOf(256, true), lanesOf(64, false)], [[64, 64], [64, 128], [512, 512]]);
+});
