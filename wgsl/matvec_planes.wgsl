@@ -1,6 +1,6 @@
 // matvec_planes: one token's product with a Q8_0 or Q4_0 matrix by integers, fused as matvec.wgsl is.
 //
-//   y[r] = sum_k weights[r][k] * step * q[k],   q[k] = round(x[k] / step),   |q| <= 127 * 2^16
+//   y[r] = sum_k weights[r][k] * step * q[k],   q[k] = round(x[k] / step),   |q| <= 127 * 2^15
 //   with NORM x[k] is gain[k] * x[k], and y[r] divided by sqrt(mean(x^2) + eps)
 //   out[r] = y[r];  with RESIDUAL out[r] += y[r];  with GATED out[r] = silu(y[r]) * y[rows + r]
 //
@@ -9,16 +9,16 @@
 //   gain   f32  [cols], read with NORM only
 //   out    f32  [rows], from out_first on
 //
-// A step serves the columns of one word of 16 bytes, 16 or, of nibbles, 32: 2^-22 128/127 times the power of two at or
+// A lane has sixteen columns, half a block of weights, and these have a step: 2^-21 128/127 times the power of two at or
 // below the largest of them. q is three planes of signed bytes, which meet the weights' bytes four products at a time.
 //
 // A lane makes the planes of its own columns, keeps them in registers, and takes these columns of all rows that the
-// workgroup makes, eight words at a time: the next eight travel while the lanes add up. Columns past the last count as
-// zeros. An infinity alone among a step's columns gives what matvec gives; more of them, or a NaN, give NaN.
+// workgroup makes, eight at a time: the next eight travel while the lanes add up. Columns past the last count as zeros; one
+// that is not finite makes its lane's NaN.
+#import planes_q8_0 // @param WEIGHT planes_q8_0 or planes_q4_0
 #import row_sums
 
-const WG: u32 = 256u;         // @param lanes per workgroup, one for every word of a row; with subgroups whole ones
-const NIBBLES: bool = false;  // @param Q4_0, not Q8_0
+const WG: u32 = 256u;         // @param lanes per workgroup, one for sixteen columns; with subgroups whole ones
 const NORM: bool = false;     // @param
 const RESIDUAL: bool = false; // @param
 const GATED: bool = false;    // @param
@@ -28,7 +28,7 @@ const OUTS: u32 = select(ROWS, ROWS / 2u, GATED);
 
 struct Params {
     rows: u32,
-    words: u32, // of a row
+    loads: u32, // of a row, of sixteen columns
     quads: u32, // cols / 4
     x_quad: u32,
     out_first: u32,
@@ -36,44 +36,33 @@ struct Params {
     eps: f32,
 }
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> weights: array<vec4u>;
+@group(0) @binding(1) var<storage, read> weights: array<Load>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> x: array<vec4f>;
 @group(0) @binding(4) var<storage, read> gain: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
-/// Sixteen columns: bytes of 2^16, of 2^8, and of 1.
-struct Planes {
+/// Sixteen columns: bytes of 2^16, of 2^8, and of 1, and the step.
+struct Columns {
     a: vec4u,
     b: vec4u,
     c: vec4u,
-}
-
-/// The columns of a word: `high` those of the high nibbles.
-struct Columns {
-    low: Planes,
-    high: Planes,
     step: f32,
 }
 
-/// A word of the matrix, and the pair of scales that has its own.
-struct Word {
-    bytes: vec4u,
+/// A lane's part of a row, and the pair of scales that has its own.
+struct Part {
+    load: Load,
     scales: u32,
 }
 
-fn x_at(quad: u32) -> vec4f {
+fn x_at(lane: u32, i: u32) -> vec4f {
+    let quad = quad_of(lane, i);
     return select(vec4f(), x[params.x_quad + quad], quad < params.quads);
 }
 
-fn x_unit(unit: u32) -> mat4x4f {
-    let quad = 4u * unit;
-    return mat4x4f(x_at(quad), x_at(quad + 1u), x_at(quad + 2u), x_at(quad + 3u));
-}
-
-fn times_gain(v: mat4x4f, unit: u32) -> mat4x4f {
-    let quad = 4u * unit;
-    return mat4x4f(v[0] * gain[quad], v[1] * gain[quad + 1u], v[2] * gain[quad + 2u], v[3] * gain[quad + 3u]);
+fn gain_at(lane: u32, i: u32) -> vec4f {
+    return gain[quad_of(lane, i)];
 }
 
 fn squares_of(v: mat4x4f) -> f32 {
@@ -92,126 +81,91 @@ fn largest(v: mat4x4f) -> u32 {
     return max(max(m.x, m.y), max(m.z, m.w));
 }
 
-fn signs(v: vec4f) -> vec4f {
-    return select(vec4f(), sign(v), magnitudes(v) == vec4u(INFINITY));
-}
-
-/// Infinities as 1 and -1, all else as 0.
-fn infinities(v: mat4x4f) -> mat4x4f {
-    return mat4x4f(signs(v[0]), signs(v[1]), signs(v[2]), signs(v[3]));
-}
-
 fn low_bytes(q: vec4u) -> u32 {
     return (q.x & 255u) | ((q.y & 255u) << 8u) | ((q.z & 255u) << 16u) | (q.w << 24u);
 }
 
+/// 1.5 * 2^23, and its bits: a number below 2^22 that is added to it is rounded, and is then added to these bits.
+const ROUNDING: f32 = 12582912.0;
+const ZERO: u32 = 0x4b400000u;
+
 /// Four columns' bytes, a word a plane; what a plane rounds away the next one has, whatever its sign.
-fn split(v: vec4f) -> vec3u {
-    let q = bitcast<vec4u>(vec4i(round(v)));
+fn split(v: vec4f, inverse: f32) -> vec3u {
+    let q = bitcast<vec4u>(fma(v, vec4f(inverse), vec4f(ROUNDING))) - vec4u(ZERO);
     let a = (q + vec4u(0x8080u)) >> vec4u(16u);
     let b = (q + vec4u(0x80u)) >> vec4u(8u);
     return vec3u(low_bytes(a), low_bytes(b), low_bytes(q));
 }
 
-fn planes(v: mat4x4f, inverse: f32) -> Planes {
-    let a = split(v[0] * inverse);
-    let b = split(v[1] * inverse);
-    let c = split(v[2] * inverse);
-    let d = split(v[3] * inverse);
-    return Planes(vec4u(a.x, b.x, c.x, d.x), vec4u(a.y, b.y, c.y, d.y), vec4u(a.z, b.z, c.z, d.z));
-}
-
-/// Columns of one word; without NIBBLES `low` alone.
-fn columns(low: mat4x4f, high: mat4x4f) -> Columns {
-    let most = max(largest(low), largest(high));
+/// Free of branches, so that the weights' loads stay before it.
+fn columns(v: mat4x4f) -> Columns {
+    let most = largest(v);
     // From 2^-103 down the power stays, so that it and its inverse are normal numbers.
     let power = max(most & INFINITY, 24u << 23u);
-    var inverse = bitcast<f32>((276u << 23u) - power) * (127.0 / 128.0);
-    let weight = select(1.0, 16.0, NIBBLES); // nibbles come as 16 times what they are
-    var step = bitcast<f32>(power - (22u << 23u)) * (128.0 / 127.0 / weight);
-    var l = low;
-    var h = high;
-    if most >= INFINITY {
-        l = infinities(low);
-        h = infinities(high);
-        inverse = 1.0;
-        step = bitcast<f32>(select(0x7fc00000u, most, squares_of(l) + squares_of(h) <= 1.0));
-    }
-    return Columns(planes(l, inverse), planes(h, inverse), step);
+    let inverse = bitcast<f32>((275u << 23u) - power) * (127.0 / 128.0);
+    let step = bitcast<f32>(power - (21u << 23u)) * (128.0 / 127.0 / LEVEL);
+    let held = bitcast<f32>(select(bitcast<u32>(step), 0x7fc00000u, most >= INFINITY));
+    let x = split(v[0], inverse);
+    let y = split(v[1], inverse);
+    let z = split(v[2], inverse);
+    let w = split(v[3], inverse);
+    return Columns(vec4u(x.x, y.x, z.x, w.x), vec4u(x.y, y.y, z.y, w.y), vec4u(x.z, y.z, z.z, w.z), held);
 }
 
-const ZERO: i32 = 0x4b400000; // bits of 1.5 * 2^23: an integer added to them adds to that number, below 2^22
-
-fn plane_dot(w: vec4u, plane: vec4u, sum: i32) -> i32 {
-    return sum + dot4I8Packed(w.x, plane.x) + dot4I8Packed(w.y, plane.y) + dot4I8Packed(w.z, plane.z) +
+fn plane_dot(w: vec4u, plane: vec4u) -> i32 {
+    return i32(ZERO) + dot4I8Packed(w.x, plane.x) + dot4I8Packed(w.y, plane.y) + dot4I8Packed(w.z, plane.z) +
         dot4I8Packed(w.w, plane.w);
 }
 
 fn number(bits: i32) -> f32 {
-    return bitcast<f32>(bits) - 12582912.0;
+    return bitcast<f32>(bits) - ROUNDING;
 }
 
-/// A word's product with its columns, but for its scale and their step.
-fn word_dot(bytes: vec4u, x: Columns) -> f32 {
-    var low = bytes;
-    if NIBBLES { low = ((bytes << vec4u(4u)) & vec4u(0xf0f0f0f0u)) ^ vec4u(0x80808080u); } // 16 (q - 8)
-    var a = plane_dot(low, x.low.a, ZERO);
-    var b = plane_dot(low, x.low.b, ZERO);
-    var c = plane_dot(low, x.low.c, ZERO);
-    if NIBBLES {
-        let high = (bytes & vec4u(0xf0f0f0f0u)) ^ vec4u(0x80808080u);
-        a = plane_dot(high, x.high.a, a);
-        b = plane_dot(high, x.high.b, b);
-        c = plane_dot(high, x.high.c, c);
-    }
-    return fma(number(a), 65536.0, fma(number(b), 256.0, number(c)));
+/// The product with a lane's columns, but for its scale and their step.
+fn load_dot(load: Load, x: Columns) -> f32 {
+    let w = signed_bytes(load);
+    let a = number(plane_dot(w, x.a));
+    let b = number(plane_dot(w, x.b));
+    return fma(a, 65536.0, fma(b, 256.0, number(plane_dot(w, x.c))));
 }
 
-/// Where the k-th of a lane's eight words is, one of each of the rows from `row` on.
+/// Where the k-th of a lane's eight loads is, one of each of the rows from `row` on.
 fn place(row: u32, k: u32, lane: u32) -> u32 {
     let r = min(row + k % OUTS, params.rows - 1u) + k / OUTS * params.rows;
-    return r * params.words + min(lane, params.words - 1u);
+    return r * params.loads + min(lane, params.loads - 1u);
 }
 
-fn block_at(at: u32) -> u32 {
-    return select(at >> 1u, at, NIBBLES);
-}
-
-fn word(row: u32, k: u32, lane: u32) -> Word {
+fn part_at(row: u32, k: u32, lane: u32) -> Part {
     let at = place(row, k, lane);
-    return Word(weights[at], scales[block_at(at) >> 1u]);
+    return Part(weights[at], scales[at >> 2u]);
 }
 
-fn eight(row: u32, lane: u32) -> array<Word, 8> {
+fn eight(row: u32, lane: u32) -> array<Part, 8> {
     return array(
-        word(row, 0u, lane), word(row, 1u, lane), word(row, 2u, lane), word(row, 3u, lane),
-        word(row, 4u, lane), word(row, 5u, lane), word(row, 6u, lane), word(row, 7u, lane),
+        part_at(row, 0u, lane), part_at(row, 1u, lane), part_at(row, 2u, lane), part_at(row, 3u, lane),
+        part_at(row, 4u, lane), part_at(row, 5u, lane), part_at(row, 6u, lane), part_at(row, 7u, lane),
     );
 }
 
-/// What the k-th word adds to its row.
-fn part(w: Word, row: u32, k: u32, lane: u32, x: Columns) -> f32 {
-    let scale = unpack2x16float(w.scales >> ((block_at(place(row, k, lane)) & 1u) << 4u)).x;
-    return scale * x.step * word_dot(w.bytes, x);
+/// What the k-th load adds to its row.
+fn product(part: Part, row: u32, k: u32, lane: u32, x: Columns) -> f32 {
+    let scale = unpack2x16float(part.scales >> ((place(row, k, lane) & 2u) << 3u)).x;
+    return scale * x.step * load_dot(part.load, x);
 }
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane: u32) {
     let first = wg.x * params.span;
     let end = min(first + params.span, params.rows);
-    var words = eight(first, lane);
+    var parts = eight(first, lane);
 
-    let unit = select(lane, 2u * lane, NIBBLES);
-    var low = x_unit(unit);
-    var high = mat4x4f();
-    if NIBBLES { high = x_unit(unit + 1u); }
+    var v = mat4x4f(x_at(lane, 0u), x_at(lane, 1u), x_at(lane, 2u), x_at(lane, 3u));
     let room = rows_begin();
     if NORM {
-        rows_note(room, vec4f(squares_of(low) + squares_of(high), 0.0, 0.0, 0.0), lane);
-        low = times_gain(low, unit);
-        if NIBBLES { high = times_gain(high, unit + 1u); }
+        rows_note(room, vec4f(squares_of(v), 0.0, 0.0, 0.0), lane);
+        v = mat4x4f(v[0] * gain_at(lane, 0u), v[1] * gain_at(lane, 1u), v[2] * gain_at(lane, 2u), v[3] * gain_at(lane, 3u));
     }
-    let own = columns(low, high);
+    let own = columns(v);
 
     let fits = min(select(room, room / 2u, GATED), WG);
     for (var base = first; base < end; base += fits) {
@@ -221,11 +175,11 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         var residual = 0.0;
         if RESIDUAL && writes { residual = out[mine]; }
         for (var row = base; row < stop; row += OUTS) {
-            let a = vec4f(part(words[0], row, 0u, lane, own), part(words[1], row, 1u, lane, own),
-                part(words[2], row, 2u, lane, own), part(words[3], row, 3u, lane, own));
-            let b = vec4f(part(words[4], row, 4u, lane, own), part(words[5], row, 5u, lane, own),
-                part(words[6], row, 6u, lane, own), part(words[7], row, 7u, lane, own));
-            if row + OUTS < end { words = eight(row + OUTS, lane); }
+            let a = vec4f(product(parts[0], row, 0u, lane, own), product(parts[1], row, 1u, lane, own),
+                product(parts[2], row, 2u, lane, own), product(parts[3], row, 3u, lane, own));
+            let b = vec4f(product(parts[4], row, 4u, lane, own), product(parts[5], row, 5u, lane, own),
+                product(parts[6], row, 6u, lane, own), product(parts[7], row, 7u, lane, own));
+            if row + OUTS < end { parts = eight(row + OUTS, lane); }
             let at = (row - base) / OUTS * ROWS;
             rows_note(at, a, lane);
             rows_note(at + 4u, b, lane);

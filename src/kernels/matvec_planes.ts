@@ -7,8 +7,10 @@ import { matvec_planes } from "../gpu/wgsl.gen.ts";
 import { expectMatvec, type MatvecForm, type MatvecOptions, type MatvecTensors } from "./matvec_form.ts";
 import type { WeightMatrix } from "./weights.ts";
 
-/** Columns of a word of 16 bytes, of the types that the kernel is for. */
-const WORD_COLUMNS: Readonly<Partial<Record<WeightType, number>>> = { Q8_0: 16, Q4_0: 32 };
+/** How the types that the kernel is for are read. */
+const PARTS: Readonly<Partial<Record<WeightType, string>>> = { Q8_0: "planes_q8_0", Q4_0: "planes_q4_0" };
+/** Columns of a lane. */
+const COLUMNS = 16;
 
 /** Rows and columns from which rounding x to planes pays. */
 const LEAST = 2048;
@@ -21,6 +23,8 @@ const ALL_LANES = 65536;
  * workgroups, so that there are twice as many, about one each.
  */
 const SHARING_LANES = 512;
+/** Rows past which workgroups of nibbles, of which a processor holds more, are twice as many too. */
+const TALL = 16_384;
 
 /** What the choice asks of a device. */
 export interface PlanesDevice {
@@ -32,29 +36,28 @@ export interface PlanesDevice {
 
 /** How a row is shared, and the rows. */
 export interface MatvecPlanesVariant {
-  /** Of a workgroup, one for every word of a row: whole subgroups. */
+  /** Of a workgroup, one for every sixteen columns: whole subgroups. */
   readonly lanes: number;
   /** About as many as share the rows. */
   readonly workgroups: number;
 }
 
-/** Workgroup memory of so many lanes in bytes: parts of eight rows or more, of four besides, and what makes them. */
+/** Workgroup memory of so many lanes in bytes: parts of eight rows in the smallest subgroups, of four besides, and what makes them. */
 export function matvecPlanesBytes(lanes: number, subgroups: boolean): number {
-  return 4 * (Math.max(1024, 2 * lanes) + lanes) + (subgroups ? 0 : 16 * lanes);
+  return 4 * 3 * lanes + (subgroups ? 0 : 16 * lanes);
 }
 
-/** Picks a lane for every word of a row; `undefined` where another kernel is the right one. Pure. */
+/** Picks a lane for every sixteen columns; `undefined` where another kernel is the right one. Pure. */
 export function chooseMatvecPlanes(
   { type, rows, cols }: WeightDims,
   { subgroups, packedDot, subgroupLanes, limits }: PlanesDevice,
 ): MatvecPlanesVariant | undefined {
-  const columns = WORD_COLUMNS[type];
-  if (!columns || !subgroups || !packedDot || rows < LEAST || cols < LEAST) return undefined;
-  const whole = Math.max(32, subgroupLanes), lanes = Math.ceil(cols / columns / whole) * whole;
+  if (!PARTS[type] || !subgroups || !packedDot || rows < LEAST || cols < LEAST) return undefined;
+  const whole = Math.max(32, subgroupLanes), lanes = Math.ceil(cols / COLUMNS / whole) * whole;
   const fits = lanes <= Math.min(MOST_LANES, limits.maxComputeInvocationsPerWorkgroup) &&
     matvecPlanesBytes(lanes, subgroups) <= limits.maxComputeWorkgroupStorageSize;
-  const all = lanes > SHARING_LANES ? 2 * ALL_LANES : ALL_LANES;
-  return fits ? { lanes, workgroups: Math.ceil(all / lanes) } : undefined;
+  const isDouble = lanes > SHARING_LANES || type === "Q4_0" && rows > TALL;
+  return fits ? { lanes, workgroups: Math.ceil((isDouble ? 2 : 1) * ALL_LANES / lanes) } : undefined;
 }
 
 /** Multiplies one token by a matrix of Q8_0 or Q4_0 weights in integers. Borrows every tensor. */
@@ -66,18 +69,18 @@ export class MatvecPlanes {
     readonly variant: MatvecPlanesVariant,
   ) {}
 
-  /** For matrices of `type` whose rows are at most as many words as the variant has lanes. */
+  /** For matrices of `type` whose rows are at most sixteen columns for each of the variant's lanes. */
   static async create(
     gpu: Gpu,
     type: WeightType,
     form: MatvecForm,
     variant: MatvecPlanesVariant,
   ): Promise<MatvecPlanes> {
-    const { norm = false, residual = false, gated = false } = form, { lanes: WG } = variant;
-    if (!WORD_COLUMNS[type]) {
+    const { norm = false, residual = false, gated = false } = form, { lanes: WG } = variant, WEIGHT = PARTS[type];
+    if (!WEIGHT) {
       throw new TypeError(`Cannot multiply in integers as weights must be Q8_0 or Q4_0: ${type}`);
     }
-    const constants = { WG, NIBBLES: type === "Q4_0", NORM: norm, RESIDUAL: residual, GATED: gated };
+    const constants = { WEIGHT, WG, NORM: norm, RESIDUAL: residual, GATED: gated };
     const kernel = await Kernel.create(gpu, matvec_planes, constants);
     return new MatvecPlanes(kernel, type, { norm, residual, gated }, variant);
   }
@@ -86,16 +89,18 @@ export class MatvecPlanes {
   encode(commands: Commands, weights: WeightMatrix, io: MatvecTensors, options: MatvecOptions = {}): void {
     expectMatvec(this.type, this.form, weights, io, options);
     const { x, out, gain = x } = io, { xOffset = 0, outOffset = 0, eps = 0 } = options, { cols, slices } = weights;
-    const { lanes, workgroups } = this.variant, words = cols / WORD_COLUMNS[this.type]!;
-    if (words > lanes) {
+    const { lanes, workgroups } = this.variant, loads = cols / COLUMNS;
+    if (loads > lanes) {
       throw new RangeError(
-        `Cannot multiply a vector by weights as rows must be at most ${lanes} words for this kernel: ${words}`,
+        `Cannot multiply a vector by weights as rows must be at most ${
+          COLUMNS * lanes
+        } columns for this kernel: ${cols}`,
       );
     }
     const halves = this.form.gated ? 2 : 1, group = 8 / halves;
     for (const { row, rows: both, data, scales } of slices) {
       const rows = both / halves, span = group * Math.ceil(rows / workgroups / group);
-      const params = { rows, words, quads: cols / 4, xQuad: xOffset / 4, outFirst: outOffset + row, span, eps };
+      const params = { rows, loads, quads: cols / 4, xQuad: xOffset / 4, outFirst: outOffset + row, span, eps };
       this.kernel.encode(commands, { weights: data, scales, x, gain, out }, params, [Math.ceil(rows / span)]);
     }
   }

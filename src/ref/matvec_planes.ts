@@ -1,10 +1,13 @@
 import { matvecRef, type MatvecRefForm } from "./matvec.ts";
 
-/** Twin of `wgsl/matvec_planes.wgsl` in f64, for words of `columns` weights: x is rounded, and nothing else is. */
+/** Types that the kernel is for. */
+export type PlanesType = "Q8_0" | "Q4_0";
+
+/** Twin of `wgsl/matvec_planes.wgsl` in f64: x is rounded, and nothing else is. */
 export function matvecPlanesRef(
   weights: ArrayLike<number>,
   x: ArrayLike<number>,
-  columns: number,
+  type: PlanesType,
   { gain, eps = 0, ...form }: MatvecRefForm = {},
 ): Float64Array {
   let v = Float64Array.from(x), norm = 1;
@@ -12,16 +15,21 @@ export function matvecPlanesRef(
     norm = 1 / Math.sqrt(v.reduce((sum, n) => sum + n * n, 0) / v.length + eps);
     v = v.map((n, c) => n * gain[c]!);
   }
-  return matvecRef(weights, roundToPlanes(v, columns).map((n) => n * norm), form);
+  return matvecRef(weights, roundToPlanes(v, type).map((n) => n * norm), form);
 }
 
-/** Rounds to multiples of a step, one for every so many `columns`, by which the largest of them is 24 bits. */
-export function roundToPlanes(x: Float64Array, columns: number): Float64Array {
-  const out = new Float64Array(x.length);
-  for (let at = 0; at < x.length; at += columns) {
-    const some = x.subarray(at, at + columns), most = Math.max(...some.map(Math.abs));
-    const step = 2 ** (Math.max(-103, Math.floor(Math.log2(most))) - 22) * 128 / 127;
-    out.set(some.map((n) => Math.round(n / step) * step), at);
-  }
-  return out;
+/** The lane that has a column: half a block's bytes are its own, of nibbles the low ones and the high ones. */
+export function planesLane(column: number, type: PlanesType): number {
+  return type === "Q8_0" ? column >> 4 : 2 * (column >> 5) + (column >> 3 & 1);
+}
+
+/** Rounds to multiples of a step, one for every lane's columns, by which the largest of them is 23 bits. */
+export function roundToPlanes(x: Float64Array, type: PlanesType): Float64Array {
+  const most = new Float64Array(Math.ceil(x.length / 32) * 2);
+  x.forEach((n, c) => most[planesLane(c, type)] = Math.max(most[planesLane(c, type)]!, Math.abs(n)));
+  return x.map((n, c) => {
+    const power = Math.max(-103, Math.floor(Math.log2(most[planesLane(c, type)]!)));
+    const step = 2 ** (power - 21) * 128 / 127;
+    return Math.round(n / step) * step;
+  });
 }

@@ -1,7 +1,7 @@
 // Sums over a workgroup of WG lanes, four rows at a time: lanes note their parts, and after a barrier anyone may add a
 // row up. WG is a multiple of 4. Call from uniform flow only.
 const ROW_LANES: u32 = 4u; // that make one part
-const ROW_PARTS: u32 = max(1024u, 2u * WG); // of eight rows at least
+const ROW_PARTS: u32 = 2u * WG; // of eight rows
 
 var<workgroup> sh_lanes: array<vec4f, WG>;
 /// [row][part], and room for four rows more

@@ -1,6 +1,6 @@
 // The functions of row_sums.wgsl on subgroups: lanes of a subgroup are consecutive, there are at least four of them,
 // and WG is whole subgroups.
-const ROW_PARTS: u32 = max(1024u, 2u * WG); // of eight rows at least, in the smallest subgroups
+const ROW_PARTS: u32 = 2u * WG; // of eight rows in the smallest subgroups, of more in others
 
 var<private> subgroup_lanes: u32;
 /// [row][part], a part a subgroup, and room for four rows more
