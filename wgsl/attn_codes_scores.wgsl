@@ -13,8 +13,8 @@
 //   more        u32                         further codes of some tokens, parts/further.wgsl
 //   scores      Heads  [K][CHUNKS][capacity]
 //
-// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads. TOKEN_LANES lanes take eight tokens of a
-// head, four pairs of a row (16 bytes) each. Further stages follow, of eight tokens that have them at a time, added to
+// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads (with MORE heavy heads come first, see
+// further_head). TOKEN_LANES lanes take eight tokens of a head, four pairs of a row (16 bytes) each. Further stages follow, of eight tokens that have them at a time, added to
 // scores that the workgroup has written. COMMUTED takes the tables of q_table, one a query head, with HEADS = 1.
 #import heads_4    // @param HEADS_PART heads_1, heads_2 or heads_4
 #import words_half // @param WORDS words_half, words_f16 or words_f32
@@ -92,14 +92,16 @@ fn main(
     fold_begin();
     let group = lane / TOKEN_LANES;
     let own = lane % TOKEN_LANES;
-    let head = wg.y / CHUNKS;
     let kv_heads = grid.y / CHUNKS;
     let chunk = wg.y % CHUNKS;
+    var head = wg.y / CHUNKS;
+    if MORE > 0u { head = further_head(head, kv_heads, lane); }
+    let out = (head * CHUNKS + chunk) * params.capacity;
 
     let held = f32(own < QUADS); // the last lanes may lie past the row's end
     let quad = min(own, QUADS - 1u);
     var row = head * ROWS;
-    if COMMUTED { row = wg.y * ROWS; }
+    if COMMUTED { row = (head * CHUNKS + chunk) * ROWS; }
 
     let re = load_q(head * GROUP, chunk * HEADS, quad) * held;
     let im = load_q(head * GROUP, chunk * HEADS, quad + QUADS) * held;
@@ -114,7 +116,6 @@ fn main(
     let span = (octets + grid.x * GROUPS - 1u) / (grid.x * GROUPS) * GROUPS;
     let begin = wg.x * span;
     let end = min(begin + span, octets);
-    let out = wg.y * params.capacity;
     for (var n = begin; n < end; n += GROUPS) {
         let octet = min(n + group, octets - 1u);
         let token = params.first + 8u * octet;

@@ -13,7 +13,7 @@
 //   partial_o   f32    [states][Q][HEAD_DIM]           from state `state` on, one a split
 //   partial_md  vec2f  [states][Q]
 //
-// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads. A workgroup
+// Workgroups: x splits the tokens, y is a chunk of a key/value head's query heads, as in attn_codes_scores. A workgroup
 // finds its split's largest scores, then turns two tokens a lane into weights at a time; TOKEN_LANES lanes decode eight
 // tokens, four pairs of a row each, and add them up for all heads of the chunk. Further stages follow, of eight tokens
 // that have them at a time, each weighed again. A split without tokens has m = F32_LOWEST, d = 0, o = 0.
@@ -77,16 +77,17 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let group = lane / TOKEN_LANES;
-    let head = wg.y / CHUNKS;
     let kv_heads = grid.y / CHUNKS;
     let chunk = wg.y % CHUNKS;
+    var head = wg.y / CHUNKS;
+    if MORE > 0u { head = further_head(head, kv_heads, lane); }
+    let scored = (head * CHUNKS + chunk) * params.capacity;
     let own = lane % TOKEN_LANES; // may lie past the row's end
     let quad = min(own, QUADS - 1u);
 
     let span = (params.tokens + grid.x * STEP - 1u) / (grid.x * STEP) * STEP;
     let begin = wg.x * span;
     let end = min(begin + span, params.tokens);
-    let scored = wg.y * params.capacity;
     let m = scores_max(scored, begin, end, lane);
 
     var d = Heads();

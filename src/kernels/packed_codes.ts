@@ -109,8 +109,8 @@ export interface TableLayout {
 const WORKGROUPS = 128;
 /** Lanes of a workgroup on a CPU, which runs them in turn: with 512, a step at a short context takes three times as long. */
 const FALLBACK_LANES = 64;
-/** With tiers, whose heads differ in their work, several a processor: those of light heads leave room for others. */
-const TIER_WORKGROUPS = 512;
+/** With tiers, whose heads differ in their work, two a processor: light heads' fill what heavy ones', begun first, leave. */
+const TIER_WORKGROUPS = 256;
 
 /**
  * Lays a table over lanes, a whole row over those of a token: slices of rows or stages that would fit a cache better were

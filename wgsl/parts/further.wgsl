@@ -9,6 +9,22 @@
 
 /// Tokens by rank.
 var<workgroup> sh_tokens: array<u32, 8u * GROUPS>;
+var<workgroup> sh_head: u32;
+
+/// The head with the `place`-th most room for further codes, of `heads`: workgroups of the heaviest heads begin first, and
+/// those of light ones fill what processors are left at the end. Call from uniform flow only.
+fn further_head(place: u32, heads: u32, lane: u32) -> u32 {
+    for (var head = lane; head < heads; head += WG) {
+        let own = more[head + 1u] - more[head];
+        var before = 0u;
+        for (var other = 0u; other < heads; other++) {
+            let room = more[other + 1u] - more[other];
+            before += select(0u, 1u, room > own || room == own && other < head);
+        }
+        if before == place { sh_head = head; }
+    }
+    return workgroupUniformLoad(&sh_head);
+}
 
 /// Ranks, from the first to before the last, of a head's tokens `[begin, end)` that have further codes; `heads` there are.
 fn further_ranks(begin: u32, end: u32, head: u32, heads: u32) -> vec2u {
