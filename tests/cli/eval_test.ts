@@ -9,7 +9,7 @@ import { randomLlama, writeFolder } from "../_llama.ts";
 
 async function run(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
   const command = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--no-check", new URL("../../mod.ts", import.meta.url).pathname, "eval", ...args],
+    args: ["run", "-A", "--quiet", "--no-check", new URL("../../mod.ts", import.meta.url).pathname, "eval", ...args],
     env: { XDG_RUNTIME_DIR: Deno.env.get("XDG_RUNTIME_DIR") ?? "/tmp" },
   });
   const { code, stdout, stderr } = await command.output(),

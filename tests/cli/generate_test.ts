@@ -7,7 +7,12 @@ import { randomLlama, writeFolder } from "../_llama.ts";
 const MOD = fromFileUrl(new URL("../../mod.ts", import.meta.url));
 
 function start(args: string[]): Deno.ChildProcess {
-  const options = { args: ["run", "-A", "--no-check", MOD, ...args], stdin: "piped", stdout: "piped", stderr: "piped" };
+  const options = {
+    args: ["run", "-A", "--quiet", "--no-check", MOD, ...args],
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  };
   // The software driver complains on standard error without it.
   const env = { XDG_RUNTIME_DIR: Deno.env.get("XDG_RUNTIME_DIR") ?? "/tmp" };
   return new Deno.Command(Deno.execPath(), { ...options, env } as Deno.CommandOptions).spawn();
