@@ -6,7 +6,7 @@ import { bench, ROTATE_BYTES, time } from "./_harness.ts";
 const { gpu, software } = await bench();
 const contexts = software ? [1024] : [1024, 8192, 32768, 131072], rotated = software ? 2 ** 22 : ROTATE_BYTES;
 for (const [qHeads, kvHeads, tokens] of [[32, 8, 1], [64, 8, 1], [32, 32, 1], [32, 8, 16]] as const) {
-  const heads = { qHeads, kvHeads, headDim: 128 }, chosen = chooseAttnDecode(heads, gpu.limits);
+  const heads = { qHeads, kvHeads, headDim: 128 }, chosen = chooseAttnDecode(heads, gpu);
   for (const seen of contexts) {
     const dims = { ...heads, tokens, capacity: seen + tokens - 1, states: 2 * chosen.states };
     const shapes = attnDecodeShapes(dims);

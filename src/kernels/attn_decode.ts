@@ -30,15 +30,25 @@ export function attnDecodeBytes({ heads, chunks, chunkLanes }: AttnDecodeVariant
   return 4 * chunks * chunkLanes * 4 * (heads === 3 ? 4 : heads);
 }
 
-/** Picks the variant: heads in equal chunks of at most four, 64 lanes each where the device allows. Pure. */
+/** What the choice asks of a device. */
+export interface AttnDecodeDevice {
+  readonly limits: Pick<GPUSupportedLimits, "maxComputeInvocationsPerWorkgroup" | "maxComputeWorkgroupStorageSize">;
+  /** Whether it is a CPU, which runs a workgroup's lanes in turn. */
+  readonly isFallback: boolean;
+}
+
+/**
+ * Picks the variant: heads in equal chunks of at most four, 64 lanes each where the device allows, on a CPU as few as a
+ * token takes. Pure.
+ */
 export function chooseAttnDecode(
   { qHeads, kvHeads, headDim }: Omit<AttnDims, "tokens" | "capacity">,
-  limits: Pick<GPUSupportedLimits, "maxComputeInvocationsPerWorkgroup" | "maxComputeWorkgroupStorageSize">,
+  { limits, isFallback }: AttnDecodeDevice,
 ): AttnDecodeVariant {
   const group = qHeads / kvHeads, chunks = Math.ceil(group / 4), heads = Math.ceil(group / chunks);
   const tokenLanes = 2 ** Math.ceil(Math.log2(headDim / 8));
   const states = Math.min(MAX_SPLITS, Math.ceil(WORKGROUPS / kvHeads));
-  for (let chunkLanes = 64; chunkLanes >= tokenLanes; chunkLanes /= 2) {
+  for (let chunkLanes = isFallback ? tokenLanes : 64; chunkLanes >= tokenLanes; chunkLanes /= 2) {
     const variant = { heads, chunks, chunkLanes, tokenLanes, states };
     const fits = chunks * chunkLanes <= limits.maxComputeInvocationsPerWorkgroup &&
       attnDecodeBytes(variant) <= limits.maxComputeWorkgroupStorageSize;
@@ -82,7 +92,7 @@ export class AttnDecode {
     dims: Omit<AttnDims, "tokens" | "capacity">,
     options: { variant?: AttnDecodeVariant } = {},
   ): Promise<AttnDecode> {
-    const { variant = chooseAttnDecode(dims, gpu.limits) } = options;
+    const { variant = chooseAttnDecode(dims, gpu) } = options;
     const kernel = await Kernel.create(gpu, attn_decode, {
       HEADS_PART: `heads_${variant.heads}`,
       CHUNKS: variant.chunks,

@@ -7,6 +7,9 @@ import { attn_merge } from "../gpu/wgsl.gen.ts";
 /** Workgroups along x, where z takes over: every device allows as many. */
 const GRID_X = 32768;
 
+/** Lanes on a CPU, which runs them in turn. */
+const FALLBACK_LANES = 16;
+
 /** How a row is laid over lanes. */
 export interface AttnMergeVariant {
   readonly lanes: number;
@@ -32,7 +35,8 @@ export class AttnMerge {
     options: { splits?: number; variant?: AttnMergeVariant } = {},
   ): Promise<AttnMerge> {
     const { splits = 64 } = options;
-    const { variant = chooseAttnMerge(headDim, splits, gpu.limits.maxComputeInvocationsPerWorkgroup) } = options;
+    const most = gpu.isFallback ? FALLBACK_LANES : gpu.limits.maxComputeInvocationsPerWorkgroup;
+    const { variant = chooseAttnMerge(headDim, splits, most) } = options;
     const constants = { WG: variant.lanes, QUADS: variant.quads, HEAD_DIM: headDim };
     return new AttnMerge(await Kernel.create(gpu, attn_merge, constants), variant);
   }

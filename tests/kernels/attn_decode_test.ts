@@ -34,8 +34,10 @@ const CASES: Case[] = [
 ];
 
 /** Runs one case, its states after a first that stays untouched; gives the states alone. */
-async function run(gpu: Gpu, it: Case, { q, keyBits, valueBits }: AttnSample, state = 1) {
-  const { tokens, qHeads, headDim, start, seen } = it, op = await AttnDecode.create(gpu, it);
+async function run(gpu: Gpu, it: Case, { q, keyBits, valueBits }: AttnSample, state = 1, isFallback = false) {
+  const { tokens, qHeads, headDim, start, seen } = it,
+    variant = chooseAttnDecode(it, { limits: gpu.limits, isFallback });
+  const op = await AttnDecode.create(gpu, it, { variant });
   const splits = it.splits ?? attnDecodeSplits(op.variant, seen, tokens);
   const shapes = attnDecodeShapes({ ...it, capacity: start + seen + tokens + 1, states: state + splits });
   using qs = gpu.upload("q", "f32", shapes.q, q), partialO = poisoned(gpu, "partial_o", shapes.partialO);
@@ -82,9 +84,11 @@ Deno.test("attn_decode", (t) =>
       await t.step(`is as accurate as f32 at ${JSON.stringify(it)}`, async () => {
         const { start, seen, tokens, qHeads, headDim } = it, capacity = start + seen + tokens + 1;
         const sample = attnSample({ ...it, capacity }, start, start + seen + tokens - 1, it.sharpness);
-        const { o, md, splits } = await run(gpu, it, sample);
-        const folded = attnMergeRef(o, md, { rows: tokens * qHeads, splits, headDim });
-        assertAsAccurateAs(folded, naive(it, sample), attention(it, sample));
+        const f32 = naive(it, sample), exact = attention(it, sample);
+        for (const isFallback of [false, true]) {
+          const { o, md, splits } = await run(gpu, it, sample, 1, isFallback);
+          assertAsAccurateAs(attnMergeRef(o, md, { rows: tokens * qHeads, splits, headDim }), f32, exact);
+        }
       });
     }
     await t.step("leaves empty splits empty", async () => {
@@ -99,7 +103,8 @@ Deno.test("attn_decode", (t) =>
     await t.step("gives each split's largest score and sum", async () => {
       const it = { headDim: 32, qHeads: 4, kvHeads: 2, tokens: 2, start: 1, seen: 700, splits: 3 };
       const dims = { ...it, capacity: 704 }, sample = attnSample(dims, 1, 702), { md } = await run(gpu, it, sample);
-      const step = 4 * chooseAttnDecode(it, gpu.limits).chunkLanes / 4, span = Math.ceil(701 / (3 * step)) * step;
+      const step = 4 * chooseAttnDecode(it, { limits: gpu.limits, isFallback: false }).chunkLanes / 4,
+        span = Math.ceil(701 / (3 * step)) * step;
       const want = attnDecodeRef(sample.q, sample.keys, sample.values, dims, { ...it, span });
       md.forEach((x, i) => assertAlmostEquals(x, want.md[i]!, 1e-5 * Math.max(1, Math.abs(want.md[i]!))));
     });
@@ -129,13 +134,16 @@ Deno.test("attnDecodeRef() agrees with a softmax computed at once", () => {
 });
 
 Deno.test("chooseAttnDecode() stays within the device, and splits within their bound", () => {
-  const small = { maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupStorageSize: 16384 };
+  const limits = { maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupStorageSize: 16384 };
+  const small = { limits, isFallback: false };
   for (let headDim = 32; headDim <= 256; headDim += 8) {
     for (const group of [1, 2, 3, 4, 5, 6, 7, 8, 16, 32]) {
       for (const kvHeads of [1, 2, 8, 32]) {
         const variant = chooseAttnDecode({ qHeads: group * kvHeads, kvHeads, headDim }, small);
         assertEquals(variant.chunks * variant.chunkLanes <= 256 && attnDecodeBytes(variant) <= 16384, true);
         assertEquals(variant.chunks * variant.heads >= group && variant.tokenLanes * 8 >= headDim, true);
+        const onCpu = chooseAttnDecode({ qHeads: group * kvHeads, kvHeads, headDim }, { limits, isFallback: true });
+        assertEquals(onCpu, { ...variant, chunkLanes: variant.tokenLanes });
         for (const tokens of [1, 3, variant.states]) {
           for (const seen of [1, 64, 65, 131072]) {
             assertEquals(attnDecodeSplits(variant, seen, tokens) * tokens <= variant.states, true);

@@ -54,9 +54,11 @@ Deno.test("matvec", (t) =>
     for (const type of ["Q8_0", "F32", "Q6_K"] as const) {
       for (const form of [{ norm: true }, { residual: true }, { gated: true }, { norm: true, gated: true }]) {
         for (const rows of [46, 96]) {
-          await t.step(`fuses ${Object.keys(form)} with ${type}, ${rows} rows`, async () => {
-            await check(gpu, randomWeights(type, rows, type === "F32" ? 44 : 512, 5), form);
-          });
+          for (const variant of [undefined, VARIANTS[0]]) { // as chosen, which on a CPU are few lanes, and as on a GPU
+            await t.step(`fuses ${Object.keys(form)} with ${type}, ${rows} rows, ${variant?.lanes}`, async () => {
+              await check(gpu, randomWeights(type, rows, type === "F32" ? 44 : 512, 5), form, { variant });
+            });
+          }
         }
       }
     }
