@@ -109,6 +109,8 @@ export interface TableLayout {
 const WORKGROUPS = 128;
 /** Lanes of a workgroup on a CPU, which runs them in turn: with 512, a step at a short context takes three times as long. */
 const FALLBACK_LANES = 64;
+/** Workgroups there. */
+const FALLBACK_WORKGROUPS = 8;
 /** With tiers, whose heads differ in their work, two a processor: light heads' fill what heavy ones', begun first, leave. */
 const TIER_WORKGROUPS = 256;
 
@@ -138,7 +140,8 @@ export function chooseTableLayout(
     );
   }
   const words = f16 ? "words_f16" : "words_half";
-  return { heads, lanes, tokenLanes, words, workgroups: codec.base === undefined ? WORKGROUPS : TIER_WORKGROUPS };
+  const onGpu = codec.base === undefined ? WORKGROUPS : TIER_WORKGROUPS;
+  return { heads, lanes, tokenLanes, words, workgroups: isFallback ? FALLBACK_WORKGROUPS : onGpu };
 }
 
 /** Constants of a layout. */
