@@ -81,7 +81,9 @@ Deno.test("Forward", async (t) => {
     using parts = await Scorer.create(forward, 32);
     const whole = await compare(setting, "dropped", undefined);
     const again = await compare({ ...setting, scorer: parts }, "dropped", undefined);
-    assertEquals(again.judged.kl, whole.judged.kl);
+    // Products of fewer tokens may be made in other tiles, whose sums round otherwise.
+    again.judged.kl.forEach((kl, i) => assertAlmostEquals(kl, whole.judged.kl[i]!, 1e-6));
+    assertEquals(again.judged.kl.length, whole.judged.kl.length);
   });
   await t.step("drops the far", async () => {
     const { kl } = await compare(setting, "dropped", undefined);
