@@ -31,6 +31,11 @@ for (const [name, { layers, kvHeads, headDim }] of Object.entries(SHAPES)) {
     const own = table("keys") + table("values");
     for (const [what, bytes] of Object.entries({ published, default: own })) {
       const all = LENGTHS.map((n) => bitsAll(bitsEffective(bits, NEAR, n), bytes, n * elements).toFixed(2));
+      if (what === "published") { // what is left of its b_all, 40 % lower at the second length, beside as many bits of codes
+        const of = LENGTHS[1]!, codes = bitsEffective(bits, NEAR, of);
+        const room = (0.6 * bitsAll(codes, bytes, of * elements) - codes) * of * elements / 8;
+        console.log(`${name} shape, ${bits} bit: 40 % below it at ${of} leaves ${(room / 1e6).toFixed(1)} MB`);
+      }
       const label = `${name} shape, ${bits} bit, ${what}`;
       console.log(`${label.padEnd(36)} ${(bytes / 1e6).toFixed(1).padStart(7)} MB; b_all ${all.join(", ")}`);
     }

@@ -39,6 +39,7 @@ export class Matmul {
   private constructor(
     readonly kernels: ReadonlyMap<MatmulTile, Kernel<typeof matmul>>,
     readonly type: WeightType,
+    /** Tiles that keep its device busy. */
     readonly enough: number,
   ) {}
 

@@ -29,7 +29,7 @@ export interface MatvecVariant {
 }
 
 /** On a CPU, which runs a workgroup's lanes in turn, eight of them at once: few workgroups, of one turn. */
-const ON_CPU: MatvecVariant = { lanes: 8, rows: 8 };
+const FALLBACK: MatvecVariant = { lanes: 8, rows: 8 };
 
 /**
  * Picks few lanes for tall matrices, which fill a large GPU all the same; in low ones every lane takes a load or two.
@@ -61,7 +61,7 @@ export class Matvec {
     dims: WeightDims,
     form: MatvecForm = {},
     variant: MatvecVariant = gpu.isFallback
-      ? ON_CPU
+      ? FALLBACK
       : chooseMatvec(dims, form, gpu.limits.maxComputeInvocationsPerWorkgroup),
   ): Promise<Matvec> {
     const { norm = false, residual = false, gated = false } = form, { lanes: WG, rows: ROWS } = variant;

@@ -42,7 +42,7 @@ export interface MatvecPlanesVariant {
   readonly workgroups: number;
 }
 
-/** Workgroup memory of so many lanes in bytes: parts of eight rows in the smallest subgroups, of four besides, and what makes them. */
+/** Workgroup memory of so many lanes in bytes: parts of twelve rows in the smallest subgroups, and what makes them. */
 export function matvecPlanesBytes(lanes: number, subgroups: boolean): number {
   return 4 * 3 * lanes + (subgroups ? 0 : 16 * lanes);
 }
