@@ -1,45 +1,19 @@
-import { assert, assertEquals } from "@std/assert";
-import { load } from "../../src/llama/llama.ts";
-import { plainDevice } from "../_gpu.ts";
+import { assert, assertMatch } from "@std/assert";
+import { fromFileUrl } from "@std/path";
 import { randomLlama, writeFolder } from "../_llama.ts";
 
-/** Megabytes that the host may grow by in a thousand tokens: V8 collects when it likes. */
-const HOST_MB = 100;
-
 Deno.test("memory is flat over a thousand tokens in many sessions", async () => {
-  const { device, bytes } = await plainDevice(), folder = await Deno.makeTempDir();
-  try {
-    await writeFolder(
-      folder,
-      randomLlama({ hidden: 64, ffn: 64, qHeads: 2, kvHeads: 1, headDim: 32, context: 256 }, 9),
-    );
-    using llama = await load(folder, { device });
-    /** A round of 50 tokens in every way that there is to begin and to end. */
-    const round = async (seed: number): Promise<number> => {
-      const options = { seed, temperature: 1, ignoreEos: true, maxTokens: 10 };
-      using session = llama.session();
-      const { text } = await session.generate(`It is round ${seed}`, options).done;
-      using fork = session.fork();
-      const forked = fork.generate(`It is round ${seed}${text}`, { ...options, topK: 5, repetitionPenalty: 1.1 });
-      session.rewind(3);
-      const [one, two] = await Promise.all([session.generate("It was", options).done, forked.done]);
-      const three = await llama.generate("And so on", { ...options, logitBias: { 5: 1 }, topP: 0.9 }).done;
-      let made = 10 + one.tokens.length + two.tokens.length + three.tokens.length;
-      for await (const _ of llama.generate("And so", { ...options, maxTokens: 100 })) if (++made % 50 === 0) break;
-      return made;
-    };
-    await llama.generate("x".repeat(250), { maxTokens: 1 }).done; // activations of the longest prompt stay
-    await round(0);
-    const before = bytes(), rss = Deno.memoryUsage().rss;
-    let tokens = 0;
-    for (let seed = 1; tokens < 1000; seed++) {
-      tokens += await round(seed);
-      assertEquals(bytes(), before, `after ${tokens} tokens`);
-    }
-    const grown = (Deno.memoryUsage().rss - rss) / 1e6;
-    assert(grown < HOST_MB, `the host's memory grew by ${grown} MB`);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-    device.destroy();
-  }
+  const folder = await Deno.makeTempDir();
+  await writeFolder(
+    folder,
+    randomLlama({ hidden: 64, ffn: 64, qHeads: 2, kvHeads: 1, headDim: 32, context: 256 }, 9),
+  );
+  const script = fromFileUrl(new URL("_soak.ts", import.meta.url));
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--quiet", "--no-check", script, folder],
+  }).output();
+  const [out, err] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  assert(success, err);
+  assertMatch(out!, /^1\d{3} tokens, /);
+  await Deno.remove(folder, { recursive: true });
 });
