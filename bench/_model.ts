@@ -88,8 +88,8 @@ export async function shaped8B(gpu: Gpu, context: number, of: Shaped = {}): Prom
   const matrix = (rows: number, cols: number, paired = false): WeightMatrix => {
     const made = building.use(WeightMatrix.alloc(gpu, "weights", { type, rows, cols }, { paired }));
     for (const slice of made.slices) {
-      fill(gpu, slice.data, type === "F16" ? small : bytes);
-      if (type !== "F16") fill(gpu, slice.scales, scales);
+      fill(gpu, slice.data as Tensor, type === "F16" ? small : bytes);
+      if (type !== "F16") fill(gpu, slice.scales as Tensor, scales);
     }
     return made;
   };

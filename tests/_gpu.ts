@@ -2,6 +2,7 @@
 import { Gpu } from "../src/gpu/gpu.ts";
 import type { Shape, Tensor } from "../src/gpu/tensor.ts";
 import { elements } from "../src/gpu/tensor.ts";
+import { TEXEL_BYTES, type Texels } from "../src/gpu/texels.ts";
 
 /** Runs `body` as a step on each text that kernels have: with subgroups, where granted, and without. */
 export async function onEachText(
@@ -20,18 +21,34 @@ export function poisoned(gpu: Gpu, label: string, shape: Shape): Tensor {
   return gpu.upload(label, "f32", shape, new Float32Array(elements(shape)).fill(NaN));
 }
 
-/** A device as any program has it, with the limits that every adapter has, and the bytes of its live buffers. */
+/** The bytes of texels, whole rows of them. */
+export async function readTexels(gpu: Gpu, { texture, format, byteLength }: Texels): Promise<Uint8Array> {
+  using out = gpu.alloc("texels", "u32", [byteLength / 4]);
+  const commands = gpu.commands("read texels"), { width, height } = texture;
+  const target = { buffer: out.buffer, bytesPerRow: width * TEXEL_BYTES[format] };
+  commands.encoder.copyTextureToBuffer({ texture }, target, [width, height]);
+  commands.submit();
+  return new Uint8Array(await gpu.read(out));
+}
+
+/** A device as any program has it, with the limits that every adapter has, and the bytes of what lives on it. */
 export async function plainDevice(): Promise<{ device: GPUDevice; bytes: () => number }> {
   const adapter = await navigator.gpu.requestAdapter(), device = await adapter!.requestDevice();
-  const create = device.createBuffer.bind(device), live = new Map<GPUBuffer, number>();
-  device.createBuffer = (descriptor) => {
-    const buffer = create(descriptor), destroy = buffer.destroy.bind(buffer);
-    live.set(buffer, descriptor.size);
-    buffer.destroy = () => {
-      live.delete(buffer);
+  const live = new Map<GPUBuffer | GPUTexture, number>();
+  const count = <T extends GPUBuffer | GPUTexture>(made: T, size: number): T => {
+    const destroy = made.destroy.bind(made);
+    live.set(made, size);
+    made.destroy = () => {
+      live.delete(made);
       return destroy();
     };
-    return buffer;
+    return made;
+  };
+  const buffer = device.createBuffer.bind(device), texture = device.createTexture.bind(device);
+  device.createBuffer = (descriptor) => count(buffer(descriptor), descriptor.size);
+  device.createTexture = (descriptor) => {
+    const made = texture(descriptor), texel = TEXEL_BYTES[descriptor.format as keyof typeof TEXEL_BYTES];
+    return count(made, made.width * made.height * texel);
   };
   return { device, bytes: () => [...live.values()].reduce((sum, size) => sum + size, 0) };
 }

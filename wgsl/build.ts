@@ -2,7 +2,7 @@
  * Turns `wgsl/*.wgsl` and `wgsl/parts/*.wgsl` into the committed module `src/gpu/wgsl.gen.ts`: the texts, and what is
  * reflected from them (bindings, uniform fields, replaceable constants). `--check` fails when that module is stale.
  */
-import { compose, paramsOf, type Sources } from "../src/gpu/compose.ts";
+import { type Access, bindingsOf, compose, paramsOf, type Sources } from "../src/gpu/compose.ts";
 
 const here = new URL("./", import.meta.url), target = new URL("../src/gpu/wgsl.gen.ts", here);
 
@@ -20,24 +20,13 @@ function readSources(): Sources {
 
 const camel = (name: string): string => name.replace(/_(\w)/g, (_, c: string) => c.toUpperCase());
 
-const BINDING =
-  /^@group\(0\) @binding\((\d+)\) var<(uniform|storage, read|storage, read_write|storage)> (\w+): ([^;]+);/;
-
 /** Bindings and uniform fields of a composed kernel, in the order of the text. */
 function reflect(kernel: string, text: string) {
-  const bindings: Record<string, { binding: number; access: "read" | "write" }> = {};
+  const bindings: Record<string, { binding: number; access: Access }> = {};
   let uniform: number | undefined;
-  for (const line of text.split("\n")) {
-    const [, binding, space, name] = BINDING.exec(line) ?? [];
-    if (!name) {
-      if (/^@group/.test(line)) throw new TypeError(`${kernel}: cannot read the binding '${line}'`);
-      continue;
-    }
-    if (space === "uniform") uniform = Number(binding);
-    else {bindings[camel(name)] = {
-        binding: Number(binding),
-        access: space === "storage, read_write" ? "write" : "read",
-      };}
+  for (const { name, binding, access } of bindingsOf(text)) {
+    if (name === "params") uniform = binding;
+    else bindings[camel(name)] = { binding, access };
   }
   const fields: Record<string, { offset: number; type: string }> = {};
   const body = /struct Params \{([^}]*)\}/.exec(text)?.[1] ?? "";

@@ -21,8 +21,34 @@ export interface Composed {
   origin(line: number): string;
 }
 
+/** How a kernel binds something. Its own fields are the uniform of binding 0, `params`. */
+export type Access = "read" | "write" | "uniform" | "texels";
+
+/** A binding of a composed text. */
+export interface Binding {
+  readonly name: string;
+  readonly binding: number;
+  readonly access: Access;
+  /** Of texels. */
+  readonly format?: "rgba32uint" | "r32uint";
+}
+
 const IMPORT = /^#import (\w+)(?:\s*\/\/ @param (\w+).*)?$/;
 const PARAM = /^(const|alias) (\w+)(?:: (\w+))? = ([^;]+); *\/\/ @param\b/;
+
+const BINDING =
+  /^@group\(0\) @binding\((\d+)\) var(?:<(uniform|storage|storage, read|storage, read_write)>)? (\w+): ([^;]+);/;
+const TEXELS = /^texture_storage_2d<(rgba32uint|r32uint), read>$/;
+
+/** The bindings of a composed kernel, in the order of the text. Throws `TypeError` for one of another kind. */
+export function bindingsOf(text: string): Binding[] {
+  return text.split("\n").filter((line) => line.startsWith("@group")).map((line) => {
+    const [, binding, space, name, type = ""] = BINDING.exec(line) ?? [], [, format] = TEXELS.exec(type) ?? [];
+    if (!name || !space && !format) throw new TypeError(`Cannot read the binding '${line}'`);
+    const access = space === "uniform" ? space : format ? "texels" : space === "storage, read_write" ? "write" : "read";
+    return { name, binding: Number(binding), access, ...(format && { format: format as Binding["format"] }) };
+  });
+}
 
 /** Everything that `// @param` lets the host replace in a kernel and its default parts, with its default. */
 export function paramsOf(sources: Sources, kernel: string): Record<string, Constant> {

@@ -5,8 +5,9 @@
  */
 import { DeviceLostError, GpuMemoryError, GpuUnavailableError, ShaderError } from "../core/errors.ts";
 import { Commands, ParamsRing } from "./commands.ts";
-import { compose, type Constant } from "./compose.ts";
+import { bindingsOf, compose, type Constant } from "./compose.ts";
 import { type DType, ELEMENT_BYTES, elements, type Shape, Tensor } from "./tensor.ts";
+import { type TexelFormat, Texels } from "./texels.ts";
 import { sources } from "./wgsl.gen.ts";
 
 /** What the project asks for where it exists; `subgroups` is granted by Deno though `adapter.features` hides it. */
@@ -20,6 +21,8 @@ export interface GpuOptions {
   device?: GPUDevice;
   /** `false` keeps every kernel on its text without subgroups. */
   subgroups?: boolean;
+  /** `false` keeps weights in buffers on a CPU too, as on a GPU. */
+  texels?: boolean;
 }
 
 /** Plain data as a GPU stores it. */
@@ -32,11 +35,15 @@ export interface Compiled {
   readonly layout: GPUBindGroupLayout;
 }
 
+const BUFFER_TYPES = { read: "read-only-storage", write: "storage", uniform: "uniform" } as const;
+
 /** Owns the device and the compiled pipelines. Disposing it destroys the device that it made. */
 export class Gpu implements Disposable {
   /** Bytes of every live allocation. */
   bytes = 0;
   readonly ring: ParamsRing;
+  /** True where weights belong in textures: on a CPU. */
+  readonly texels: boolean;
   readonly #pipelines = new Map<string, Promise<Compiled>>();
   readonly #pending = new Set<Promise<unknown>>();
   #error: Error | undefined;
@@ -48,7 +55,9 @@ export class Gpu implements Disposable {
     readonly description: string,
     readonly subgroups: boolean,
     readonly ownsDevice: boolean,
+    texels: boolean,
   ) {
+    this.texels = texels && this.isFallback;
     this.ring = new ParamsRing(device);
     device.addEventListener("uncapturederror", (event) => {
       const { error } = event as unknown as { error: GPUError };
@@ -60,10 +69,10 @@ export class Gpu implements Disposable {
   }
 
   /** Opens the machine's best adapter with every limit it offers, or wraps the caller's own device. */
-  static async create({ device, subgroups = true }: GpuOptions = {}): Promise<Gpu> {
+  static async create({ device, subgroups = true, texels = true }: GpuOptions = {}): Promise<Gpu> {
     if (device) {
       const granted = subgroups && device.features.has("subgroups") && await sums(device);
-      return new Gpu(device, device.adapterInfo?.description || "the caller's device", granted, false);
+      return new Gpu(device, device.adapterInfo?.description || "the caller's device", granted, false, texels);
     }
     const adapter = await navigator.gpu?.requestAdapter({ powerPreference: "high-performance" });
     if (!adapter) throw new GpuUnavailableError(`Cannot use the GPU as no WebGPU adapter was found: ${INSTALL}`);
@@ -76,7 +85,7 @@ export class Gpu implements Disposable {
     }
     const opened = await openDevice(adapter);
     const granted = subgroups && opened.features.has("subgroups") && await sums(opened);
-    return new Gpu(opened, info.description || info.vendor || "unnamed adapter", granted, true);
+    return new Gpu(opened, info.description || info.vendor || "unnamed adapter", granted, true, texels);
   }
 
   /** True where a CPU stands in for a GPU. */
@@ -123,14 +132,24 @@ export class Gpu implements Disposable {
       );
     }
     this.device.pushErrorScope("out-of-memory");
+    const usage = GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST;
     const buffer = this.device.createBuffer({
       label,
       size: byteLength,
-      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.COPY_DST,
+      usage: this.texels ? usage | GPUBufferUsage.UNIFORM : usage, // what multiplies texels is read as uniform
     });
     this.watch(`allocate ${byteLength} bytes for '${label}' beside the ${this.bytes} already in use`);
     this.bytes += byteLength;
     return new Tensor(label, dtype, shape, buffer, 0, this);
+  }
+
+  /** Allocates texels of zeros for so many bytes. A refusal surfaces as that of {@linkcode alloc} does. */
+  allocTexels(label: string, format: TexelFormat, shape: Shape, bytes: number): Texels {
+    this.device.pushErrorScope("out-of-memory");
+    const texels = new Texels(this, label, format, shape, bytes);
+    this.watch(`allocate ${texels.byteLength} bytes for '${label}' beside the ${this.bytes} already in use`);
+    this.bytes += texels.byteLength;
+    return texels;
   }
 
   /** Allocates a tensor that holds `data`. */
@@ -140,8 +159,9 @@ export class Gpu implements Disposable {
     return tensor;
   }
 
-  /** Writes `data` into a tensor, `offset` bytes from its start (a multiple of 4, as is the length). */
-  write(tensor: Tensor, data: Data, offset = 0): void {
+  /** Writes `data` into a tensor or texels, `offset` bytes from the start (a multiple of 4, as is the length). */
+  write(tensor: Tensor | Texels, data: Data, offset = 0): void {
+    if (tensor instanceof Texels) return tensor.write(data, offset);
     if (offset + data.byteLength > Math.ceil(tensor.byteLength / 4) * 4) { // past the end aborts the process
       throw new RangeError(
         `Cannot write ${data.byteLength} bytes at byte ${offset} of '${tensor.label}' as it has ${tensor.byteLength}`,
@@ -157,10 +177,10 @@ export class Gpu implements Disposable {
     }
   }
 
-  /** Frees an owned tensor's buffer. Called by its `using`. */
-  release(tensor: Tensor): void {
-    this.bytes -= tensor.buffer.size;
-    tensor.buffer.destroy();
+  /** Frees what owned tensors and texels hold. Called by their `using`. */
+  release(owned: Tensor | Texels): void {
+    this.bytes -= owned instanceof Texels ? owned.byteLength : owned.buffer.size;
+    (owned instanceof Texels ? owned.texture : owned.buffer).destroy();
   }
 
   /** Starts a list of commands that one submit will run. */
@@ -227,14 +247,9 @@ export class Gpu implements Disposable {
   }
 
   /** Compiles a kernel once per text. */
-  compile(
-    kernel: string,
-    label: string,
-    constants: Readonly<Record<string, Constant>>,
-    layout: GPUBindGroupLayoutEntry[],
-  ): Promise<Compiled> {
+  compile(kernel: string, label: string, constants: Readonly<Record<string, Constant>>): Promise<Compiled> {
     let compiled = this.#pipelines.get(label);
-    if (!compiled) this.#pipelines.set(label, compiled = this.#compile(kernel, label, constants, layout));
+    if (!compiled) this.#pipelines.set(label, compiled = this.#compile(kernel, label, constants));
     return compiled;
   }
 
@@ -242,9 +257,15 @@ export class Gpu implements Disposable {
     kernel: string,
     label: string,
     constants: Readonly<Record<string, Constant>>,
-    entries: GPUBindGroupLayoutEntry[],
   ): Promise<Compiled> {
     const { text, origin } = compose(sources, kernel, constants, this.subgroups);
+    const entries = bindingsOf(text).map(({ name, binding, access, format }): GPUBindGroupLayoutEntry => ({
+      binding,
+      visibility: GPUShaderStage.COMPUTE,
+      ...access === "texels"
+        ? { storageTexture: { access: "read-only", format: format! } }
+        : { buffer: { type: BUFFER_TYPES[access], hasDynamicOffset: name === "params" } },
+    }));
     this.device.pushErrorScope("validation");
     const module = this.device.createShaderModule({ label, code: text });
     const layout = this.device.createBindGroupLayout({ label, entries });

@@ -4,20 +4,25 @@
  * @module
  */
 import type { Commands } from "./commands.ts";
-import type { Constant } from "./compose.ts";
+import type { Access, Constant } from "./compose.ts";
 import type { Compiled, Gpu } from "./gpu.ts";
 import type { Shape, Tensor } from "./tensor.ts";
+import type { Texels } from "./texels.ts";
 
 /** What `wgsl.gen.ts` says of a kernel. */
 export interface KernelSource {
   readonly name: string;
   readonly params: Readonly<Record<string, { readonly offset: number; readonly type: string }>>;
-  readonly bindings: Readonly<Record<string, { readonly binding: number; readonly access: "read" | "write" }>>;
+  readonly bindings: Readonly<Record<string, { readonly binding: number; readonly access: Access }>>;
   readonly constants: Readonly<Record<string, Constant>>;
 }
 
-/** The tensors that a kernel binds, by name. */
-export type Buffers<S extends KernelSource> = { readonly [B in keyof S["bindings"]]: Tensor };
+/** Bindings of weights, which a kernel with that choice takes in texels too. */
+type Stored<S extends KernelSource> = S["constants"] extends { readonly STORE: string } ? "weights" | "scales" : never;
+/** The tensors, and texels, that a kernel binds, by name. */
+export type Buffers<S extends KernelSource> = {
+  readonly [B in keyof S["bindings"]]: B extends Stored<S> ? Tensor | Texels : Tensor;
+};
 /** A shape for every tensor that a kernel binds. */
 export type Shapes<S extends KernelSource> = { readonly [B in keyof S["bindings"]]: Shape };
 /** A kernel's uniform fields. */
@@ -51,19 +56,7 @@ export class Kernel<S extends KernelSource> {
     >;
     const texts = Object.entries(given).map(([name, value]) => `${name}=${value}`);
     if (gpu.subgroups) texts.push("subgroups");
-    const layout: GPUBindGroupLayoutEntry[] = Object.values(source.bindings).map(({ binding, access }) => ({
-      binding,
-      visibility: GPUShaderStage.COMPUTE,
-      buffer: { type: access === "read" ? "read-only-storage" : "storage" },
-    }));
-    if (Object.keys(source.params).length > 0) {
-      layout.unshift({
-        binding: 0,
-        visibility: GPUShaderStage.COMPUTE,
-        buffer: { type: "uniform", hasDynamicOffset: true },
-      });
-    }
-    return new Kernel(gpu, source, await gpu.compile(source.name, `${source.name}[${texts.join()}]`, given, layout));
+    return new Kernel(gpu, source, await gpu.compile(source.name, `${source.name}[${texts.join()}]`, given));
   }
 
   /** Encodes one dispatch of `grid` workgroups. */
@@ -77,7 +70,7 @@ export class Kernel<S extends KernelSource> {
     if (x === 0 || y === 0 || z === 0) return;
     const { pass } = commands;
     pass.setPipeline(this.compiled.pipeline);
-    const group = this.#group(io as Readonly<Record<string, Tensor>>);
+    const group = this.#group(io as Readonly<Record<string, Tensor | Texels>>);
     if (this.#fields.length > 0) {
       const { ring } = this.gpu, slot = ring.take();
       for (const { name, offset, float } of this.#fields) {
@@ -91,16 +84,13 @@ export class Kernel<S extends KernelSource> {
     pass.dispatchWorkgroups(x, y, z);
   }
 
-  #group(io: Readonly<Record<string, Tensor>>): GPUBindGroup {
+  #group(io: Readonly<Record<string, Tensor | Texels>>): GPUBindGroup {
     let key = "";
     for (const { name } of this.#bindings) key += `${io[name]!.id},`;
     const known = this.#groups.get(key);
     if (known) return known;
     const entries: GPUBindGroupEntry[] = this.#bindings.map(({ name, binding }) => {
-      const { buffer, byteOffset, byteLength } = io[name]!;
-      // Whole 16-byte units, so that a binding may be read as vec4 up to its last element.
-      const size = Math.min(Math.max(16, Math.ceil(byteLength / 16) * 16), buffer.size - byteOffset);
-      return { binding, resource: { buffer, offset: byteOffset, size } };
+      return { binding, resource: io[name]!.resource };
     });
     if (this.#fields.length > 0) entries.unshift({ binding: 0, resource: { buffer: this.gpu.ring.buffer, size: 256 } });
     if (this.#groups.size >= MAX_BIND_GROUPS) this.#groups.clear();
@@ -117,7 +107,7 @@ export class Kernel<S extends KernelSource> {
 /** Throws `TypeError` unless every named tensor has the shape it must have. */
 export function expectShapes(
   action: string,
-  io: Readonly<Record<string, Tensor>>,
+  io: Readonly<Record<string, Tensor | Texels>>,
   shapes: Readonly<Record<string, Shape>>,
 ): void {
   for (const name in shapes) {

@@ -16,10 +16,14 @@ export function elements(shape: Shape): number {
 
 let nextId = 0;
 
+/** An identity that no tensor, view or texels have had: the key of the bind-group caches. */
+export function takeId(): number {
+  return nextId++;
+}
+
 /** A typed, shaped range of a GPU buffer. The tensor that `alloc` made owns the buffer; its views borrow it. */
 export class Tensor implements Disposable {
-  /** Distinct for every tensor and view: the key of the bind-group caches. */
-  readonly id: number = nextId++;
+  readonly id: number = takeId();
   readonly byteLength: number;
   #owner: Gpu | undefined;
 
@@ -33,6 +37,12 @@ export class Tensor implements Disposable {
   ) {
     this.byteLength = elements(shape) * ELEMENT_BYTES[dtype];
     this.#owner = owner;
+  }
+
+  /** What kernels bind: whole 16-byte units, so that it may be read as vec4 up to its last element. */
+  get resource(): GPUBufferBinding {
+    const { buffer, byteOffset: offset, byteLength } = this;
+    return { buffer, offset, size: Math.min(Math.max(16, Math.ceil(byteLength / 16) * 16), buffer.size - offset) };
   }
 
   /** Part of this tensor, `offset` elements in; the byte offset must be a multiple of 256, as bindings demand. */

@@ -68,9 +68,9 @@ export class Matmul {
     { x, out }: { readonly x: Tensor; readonly out: Tensor },
     { column = 0 }: { readonly column?: number } = {},
   ): void {
-    const { rows, cols, slices, paired } = weights, tokens = x.shape[0]!, stride = out.shape[1]!;
+    const { rows, cols, paired } = weights, tokens = x.shape[0]!, stride = out.shape[1]!;
     const action = "multiply tokens by weights";
-    expectWeights(action, weights, this.type);
+    const slices = expectWeights(action, weights, this.type);
     expectShapes(action, { x, out }, { x: [tokens, cols], out: [tokens, stride] });
     if (column + rows > stride) {
       throw new TypeError(`Cannot ${action} as 'out' must have ${column + rows} columns: it has ${stride}`);

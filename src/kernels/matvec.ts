@@ -71,9 +71,9 @@ export class Matvec {
 
   /** Encodes a product, one dispatch a slice of the matrix. */
   encode(commands: Commands, weights: WeightMatrix, io: MatvecTensors, options: MatvecOptions = {}): void {
-    expectMatvec(this.type, this.form, weights, io, options);
+    const slices = expectMatvec(this.type, this.form, weights, io, options);
     const { x, out, gain = x } = io, { xOffset = 0, outOffset = 0, eps = 0 } = options;
-    const { cols, slices } = weights, halves = this.form.gated ? 2 : 1;
+    const { cols } = weights, halves = this.form.gated ? 2 : 1;
     for (const { row, rows: held, data, scales } of slices) {
       const params = {
         rows: held / halves,

@@ -5,7 +5,7 @@
  */
 import type { WeightType } from "../core/model.ts";
 import { elements, type Tensor } from "../gpu/tensor.ts";
-import { expectWeights, type WeightMatrix } from "./weights.ts";
+import { expectWeights, type WeightMatrix, type WeightSlice } from "./weights.ts";
 
 /** What a product is fused with. */
 export interface MatvecForm {
@@ -31,16 +31,16 @@ export interface MatvecOptions {
   readonly eps?: number;
 }
 
-/** Throws `TypeError` or `RangeError` unless a kernel for `type` and `form` can make the product. */
+/** The slices of a matrix. Throws `TypeError` or `RangeError` unless a kernel for `type` and `form` can make the product. */
 export function expectMatvec(
   type: WeightType,
   { norm = false, gated = false }: MatvecForm,
   weights: WeightMatrix,
   { x, gain, out }: MatvecTensors,
   { xOffset = 0, outOffset = 0 }: MatvecOptions,
-): void {
-  const { rows, cols, slices, paired } = weights, action = "multiply a vector by weights";
-  expectWeights(action, weights, type);
+): readonly WeightSlice<Tensor>[] {
+  const { rows, cols, paired } = weights, action = "multiply a vector by weights";
+  const slices = expectWeights(action, weights, type);
   if (paired !== gated && slices.length > 1 || gated && rows % 2 !== 0) {
     throw new TypeError(`Cannot ${action} as only a gated product takes paired rows, and no others`);
   }
@@ -49,6 +49,7 @@ export function expectMatvec(
   expectRoom(action, "x", x, xOffset + cols);
   expectRoom(action, "out", out, outOffset + rows / (gated ? 2 : 1));
   if (norm) expectRoom(action, "gain", gain!, cols);
+  return slices;
 }
 
 function expectRoom(action: string, name: string, tensor: Tensor, needed: number): void {

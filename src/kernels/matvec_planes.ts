@@ -87,8 +87,8 @@ export class MatvecPlanes {
 
   /** Encodes a product, one dispatch a slice of the matrix. */
   encode(commands: Commands, weights: WeightMatrix, io: MatvecTensors, options: MatvecOptions = {}): void {
-    expectMatvec(this.type, this.form, weights, io, options);
-    const { x, out, gain = x } = io, { xOffset = 0, outOffset = 0, eps = 0 } = options, { cols, slices } = weights;
+    const slices = expectMatvec(this.type, this.form, weights, io, options);
+    const { x, out, gain = x } = io, { xOffset = 0, outOffset = 0, eps = 0 } = options, { cols } = weights;
     const { lanes, workgroups } = this.variant, loads = cols / COLUMNS;
     if (loads > lanes) {
       throw new RangeError(

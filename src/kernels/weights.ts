@@ -1,27 +1,33 @@
-import { isPacked, repackRows, weightLayout } from "../core/weight_layout.ts";
+import { isPacked, repackRows, weightBytes, weightLayout } from "../core/weight_layout.ts";
 import { type WeightDims, weightShapes } from "../core/shapes.ts";
 import { GpuMemoryError } from "../core/errors.ts";
 import type { WeightType } from "../core/model.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
+import { maxTexelBytes, type Texels } from "../gpu/texels.ts";
 
 /** Bytes that go to the GPU at once: the fastest size, and little staging memory (deno 2.9). */
 const CHUNK_BYTES = 4 * 2 ** 20;
 /** Rows of a slice are a multiple of this. */
 const SLICE_ROWS = 64;
 
-/** Rows `[row, row + rows)` of a matrix. In a paired matrix half of `rows`, and then the partners of those. */
-export interface WeightSlice {
+/**
+ * Rows `[row, row + rows)` of a matrix, in buffers or in texels. In a paired matrix half of `rows`, and then the
+ * partners of those.
+ */
+export interface WeightSlice<Store = Tensor | Texels> {
   readonly row: number;
   readonly rows: number;
-  readonly data: Tensor;
-  readonly scales: Tensor;
+  readonly data: Store;
+  readonly scales: Store;
 }
 
 /** Options of {@linkcode WeightMatrix.alloc}. */
 export interface WeightMatrixOptions {
   /** Keeps row r of the first half in one slice with row r of the second: for a gate over its up matrix. */
   paired?: boolean;
+  /** Keeps it in texels, which `matmul_texels` reads, and `embed`. */
+  texels?: boolean;
   /** Most bytes of a slice's data, by default what the device binds. */
   maxBytes?: number;
 }
@@ -40,6 +46,7 @@ export class WeightMatrix implements Disposable {
     readonly rows: number,
     readonly cols: number,
     readonly paired: boolean,
+    readonly texels: boolean,
     readonly slices: readonly WeightSlice[],
   ) {
     this.#edges = slices.map(() => new Map());
@@ -47,7 +54,8 @@ export class WeightMatrix implements Disposable {
 
   /** Allocates a matrix of zeros. Throws `GpuMemoryError` where the device cannot bind a few rows at once. */
   static alloc(gpu: Gpu, label: string, dims: WeightDims, options: WeightMatrixOptions = {}): WeightMatrix {
-    const { type, rows, cols } = dims, { paired = false, maxBytes = gpu.maxBytes } = options;
+    const { type, rows, cols } = dims, { paired = false, texels = false } = options;
+    const { maxBytes = texels ? Math.min(gpu.maxBytes, maxTexelBytes(gpu, "rgba32uint")) : gpu.maxBytes } = options;
     const { dataBytes } = weightLayout(type, cols), halves = paired ? 2 : 1, span = rows / halves;
     if (!Number.isInteger(span)) throw new RangeError(`Cannot pair ${rows} rows as their number must be even`);
     let most = Math.floor(maxBytes / (dataBytes * halves));
@@ -60,14 +68,19 @@ export class WeightMatrix implements Disposable {
     const slices: WeightSlice[] = [];
     for (let row = 0; row < span; row += most) {
       const count = halves * Math.min(most, span - row), shapes = weightShapes({ type, rows: count, cols });
+      const bytes = weightBytes(type, count, cols), of = `${label} scales`;
       slices.push({
         row,
         rows: count,
-        data: gpu.alloc(label, "u32", shapes.weights),
-        scales: gpu.alloc(`${label} scales`, "f16", shapes.scales),
+        data: texels
+          ? gpu.allocTexels(label, "rgba32uint", shapes.weights, bytes.data)
+          : gpu.alloc(label, "u32", shapes.weights),
+        scales: texels
+          ? gpu.allocTexels(of, "r32uint", shapes.scales, bytes.scales)
+          : gpu.alloc(of, "f16", shapes.scales),
       });
     }
-    return new WeightMatrix(gpu, type, rows, cols, paired, slices);
+    return new WeightMatrix(gpu, type, rows, cols, paired, texels, slices);
   }
 
   /** Bytes on the GPU. */
@@ -147,14 +160,36 @@ function takeScratch(byteLength: number): ArrayBuffer {
   return scratch;
 }
 
-/** Throws `TypeError` unless a kernel for `type` and `cols` can use the matrix. */
-export function expectWeights(action: string, weights: WeightMatrix, type: WeightType): void {
+/** The slices of a matrix. Throws `TypeError` unless a kernel for `type`, in texels or in buffers, can read it. */
+export function expectWeights(action: string, weights: WeightMatrix, type: WeightType): readonly WeightSlice<Tensor>[];
+export function expectWeights(
+  action: string,
+  weights: WeightMatrix,
+  type: WeightType,
+  texels: boolean,
+): readonly WeightSlice[];
+export function expectWeights(
+  action: string,
+  weights: WeightMatrix,
+  type: WeightType,
+  texels = false,
+): readonly WeightSlice[] {
   if (weights.type !== type) {
     throw new TypeError(`Cannot ${action} as this kernel is for ${type} weights: current type is ${weights.type}`);
   }
+  if (weights.texels !== texels) {
+    const [want, found] = texels ? ["texels", "buffers"] : ["buffers", "texels"];
+    throw new TypeError(`Cannot ${action} as this kernel reads weights in ${want}: these are in ${found}`);
+  }
+  return weights.slices;
 }
 
 /** The part of a kernel that reads weights of a type. */
 export function weightPart(type: WeightType): string {
   return `weight_${type.toLowerCase()}`;
+}
+
+/** The part that reads the words of weights. */
+export function weightStore(texels: boolean): string {
+  return texels ? "weights_texels" : "weights_buffer";
 }

@@ -90,7 +90,7 @@ export class Decoder implements Disposable {
       cache.endLayer(commands, i);
     }
     cache.commit();
-    this.layer.head(commands, this.#x, 0, this.logits);
+    this.layer.head(commands, this.#x, 0, scratch, this.logits);
   }
 
   /**
@@ -129,7 +129,7 @@ export class Decoder implements Disposable {
     }
     if (!x || layers < this.config.layers) return;
     const commands = this.gpu.commands("head");
-    this.layer.head(commands, x, x.shape[0]! - 1, this.logits);
+    this.layer.head(commands, x, x.shape[0]! - 1, this.#scratchOf(1), this.logits);
     finish?.(commands);
     commands.submit();
   }

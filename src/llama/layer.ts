@@ -19,8 +19,8 @@ const NORMED = { norm: true } as const,
   RESIDUAL = { residual: true } as const;
 
 /**
- * Encodes layers. One token takes the fused path: norms inside the products that follow them, the gate inside its own,
- * residuals inside the products that end a branch.
+ * Encodes layers. One token takes the fused path, where the device has it: norms inside the products that follow them,
+ * the gate inside its own, residuals inside the products that end a branch.
  */
 export class Layer {
   private constructor(
@@ -38,7 +38,7 @@ export class Layer {
       { matrix: down, form: RESIDUAL },
     ]);
     const linear = await Linear.create(gpu, [...uses, { matrix: weights.output, form: NORMED }]);
-    const embed = await Embed.create(gpu, weights.embed.type);
+    const embed = await Embed.create(gpu, weights.embed.type, weights.embed);
     return new Layer(config, weights, linear, {
       embed,
       norm: await RmsNorm.create(gpu, config.hidden),
@@ -54,9 +54,10 @@ export class Layer {
   /** Queries, keys and values of `x f32 [T][H]`, before RoPE, to `scratch.qkv`. */
   qkv(commands: Commands, layer: number, x: Tensor, { tokens, normed, qkv }: Scratch): void {
     const { attnNorm: gain, qkv: matrices } = this.weights.layers[layer]!, { normEps: eps } = this.config;
-    if (tokens > 1) this.ops.norm.encode(commands, { x, gain, out: normed }, eps);
+    const fused = this.#fuses(tokens);
+    if (!fused) this.ops.norm.encode(commands, { x, gain, out: normed }, eps);
     for (const { matrix, column } of matrices) {
-      if (tokens > 1) this.linear.rows(commands, matrix, { x: normed, out: qkv }, { column });
+      if (!fused) this.linear.rows(commands, matrix, { x: normed, out: qkv }, { column });
       else this.linear.vector(commands, matrix, NORMED, { x, gain, out: qkv }, { eps, outOffset: column });
     }
   }
@@ -65,7 +66,7 @@ export class Layer {
   rest(commands: Commands, layer: number, x: Tensor, { tokens, normed, mixed, gateUp, gated }: Scratch): void {
     const { o, ffnNorm: gain, gateUp: matrices, down } = this.weights.layers[layer]!, { linear, ops } = this;
     const { normEps: eps } = this.config;
-    if (tokens > 1) {
+    if (!this.#fuses(tokens)) {
       linear.rows(commands, o, { x: mixed, out: x }, RESIDUAL);
       ops.norm.encode(commands, { x, gain, out: normed }, eps);
       for (const { matrix, column } of matrices) linear.rows(commands, matrix, { x: normed, out: gateUp }, { column });
@@ -85,16 +86,22 @@ export class Layer {
     linear.vector(commands, down, RESIDUAL, { x: gated, out: x });
   }
 
-  /** Logits `[1][V]` of row `row` of `x f32 [T][H]`. */
-  head(commands: Commands, x: Tensor, row: number, logits: Tensor): void {
-    const { norm: gain, output } = this.weights, { hidden, normEps: eps } = this.config;
-    this.linear.vector(commands, output, NORMED, { x, gain, out: logits }, { eps, xOffset: row * hidden });
+  /** Logits `[1][V]` of row `row` of `x f32 [T][H]`, by the scratch of one token. */
+  head(commands: Commands, x: Tensor, row: number, scratch: Scratch, logits: Tensor): void {
+    const { norm: gain, output } = this.weights, { hidden, normEps: eps } = this.config, xOffset = row * hidden;
+    if (!this.linear.fuses) return this.heads(commands, x.view(xOffset, [1, hidden]), scratch, logits);
+    this.linear.vector(commands, output, NORMED, { x, gain, out: logits }, { eps, xOffset });
   }
 
   /** Logits `[T][V]` of every row of `x f32 [T][H]`. */
-  heads(commands: Commands, x: Tensor, { tokens, normed }: Scratch, logits: Tensor): void {
-    if (tokens === 1) return this.head(commands, x, 0, logits);
+  heads(commands: Commands, x: Tensor, scratch: Scratch, logits: Tensor): void {
+    const { tokens, normed } = scratch;
+    if (this.#fuses(tokens)) return this.head(commands, x, 0, scratch, logits);
     this.ops.norm.encode(commands, { x, gain: this.weights.norm, out: normed }, this.config.normEps);
     this.linear.rows(commands, this.weights.output, { x: normed, out: logits });
+  }
+
+  #fuses(tokens: number): boolean {
+    return tokens === 1 && this.linear.fuses;
   }
 }

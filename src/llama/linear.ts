@@ -1,15 +1,16 @@
 /**
- * Matrices applied to activations: one token by a matrix-vector kernel, several by the matrix-matrix kernel.
+ * Matrices applied to activations. On a GPU one token goes by a matrix-vector kernel, several by the matrix-matrix kernel;
+ * weights in texels have a kernel for any number.
  *
  * @module
  */
-import type { WeightType } from "../core/model.ts";
 import { Rng } from "../core/rng.ts";
 import { weightLayout } from "../core/weight_layout.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { Matmul } from "../kernels/matmul.ts";
+import { MatmulTexels } from "../kernels/matmul_texels.ts";
 import { Matvec } from "../kernels/matvec.ts";
 import type { MatvecForm } from "../kernels/matvec_form.ts";
 import { chooseMatvecPlanes, MatvecPlanes } from "../kernels/matvec_planes.ts";
@@ -18,17 +19,21 @@ import { WeightMatrix } from "../kernels/weights.ts";
 /** Products with matrices of any of a model's weight types, compiled once for each. */
 export class Linear {
   readonly #vectors = new Map<string, Matvec | MatvecPlanes>();
-  readonly #matrices = new Map<string, Matmul>();
+  readonly #matrices = new Map<string, Matmul | MatmulTexels>();
 
-  private constructor(readonly gpu: Gpu) {}
+  private constructor(
+    readonly gpu: Gpu,
+    /** Whether one token has kernels of its own, with norms, gates and residuals in them: {@linkcode vector}. */
+    readonly fuses: boolean,
+  ) {}
 
   /** Compiles what the matrices of a model need, `forms` of each with one token. */
   static async create(gpu: Gpu, uses: readonly { matrix: WeightMatrix; form: MatvecForm }[]): Promise<Linear> {
-    const linear = new Linear(gpu);
+    const linear = new Linear(gpu, !uses.some(({ matrix }) => matrix.texels));
     for (const { matrix, form } of uses) {
-      const key = vectorKey(matrix, form), { residual = false } = form, at = matrixKey(matrix.type, residual);
-      if (!linear.#vectors.has(key)) linear.#vectors.set(key, await createVector(gpu, matrix, form));
-      if (!linear.#matrices.has(at)) linear.#matrices.set(at, await Matmul.create(gpu, matrix.type, { residual }));
+      const key = vectorKey(matrix, form), { residual = false } = form, at = matrixKey(matrix, residual);
+      if (linear.fuses && !linear.#vectors.has(key)) linear.#vectors.set(key, await createVector(gpu, matrix, form));
+      if (!linear.#matrices.has(at)) linear.#matrices.set(at, await createMatrix(gpu, matrix, residual));
     }
     return linear;
   }
@@ -51,7 +56,7 @@ export class Linear {
     io: { x: Tensor; out: Tensor },
     { residual = false, column = 0 } = {},
   ): void {
-    this.#matrices.get(matrixKey(matrix.type, residual))!.encode(commands, matrix, io, { column });
+    this.#matrices.get(matrixKey(matrix, residual))!.encode(commands, matrix, io, { column });
   }
 }
 
@@ -61,6 +66,10 @@ async function createVector(gpu: Gpu, matrix: WeightMatrix, form: MatvecForm): P
   if (!variant) return plain;
   const planes = await MatvecPlanes.create(gpu, matrix.type, form, variant);
   return await agree(gpu, plain, planes, matrix, form) ? planes : plain;
+}
+
+function createMatrix(gpu: Gpu, matrix: WeightMatrix, residual: boolean): Promise<Matmul | MatmulTexels> {
+  return matrix.texels ? MatmulTexels.create(gpu, matrix, { residual }) : Matmul.create(gpu, matrix.type, { residual });
 }
 
 /** Rows that two kernels are compared on: more than are made at a time, the last of them not whole. */
@@ -102,6 +111,6 @@ function vectorKey(
   return `${type},${rows},${cols},${norm},${residual},${gated}`;
 }
 
-function matrixKey(type: WeightType, residual: boolean): string {
-  return `${type},${residual}`;
+function matrixKey({ type, cols, texels }: WeightMatrix, residual: boolean): string {
+  return `${type},${texels && cols},${residual}`;
 }

@@ -9,6 +9,7 @@ import { llamaFiles } from "../files/llama_config.ts";
 import { type ModelFiles, readFloats, readRows, type TensorFile } from "../files/model_files.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
+import { tokenGroup } from "../kernels/matmul_texels.ts";
 import { WeightMatrix } from "../kernels/weights.ts";
 
 /** A matrix and the column of the output that its rows begin at. */
@@ -60,6 +61,7 @@ export async function loadWeights(
     owned,
     options,
     [...files.tensors.values()].reduce((sum, t) => sum + t.byteLength, 0),
+    gpu.texels && [config.hidden, config.qHeads * config.headDim, config.ffn].every((cols) => tokenGroup(cols) > 0),
   );
   const { matrix, stacked, floats } = loader;
   const embed = await matrix.call(loader, "token embedding", [named.embed]);
@@ -101,6 +103,7 @@ class Loader {
     readonly owned: DisposableStack,
     readonly options: LoadWeightsOptions,
     readonly total: number,
+    readonly texels: boolean,
   ) {}
 
   /** A vector of f32. */
@@ -117,7 +120,8 @@ class Loader {
     { paired, rotary }: StackOptions = {},
   ): Promise<WeightMatrix> {
     const [{ type, shape }] = tensors as [TensorFile], rows = tensors.reduce((sum, t) => sum + t.shape[0]!, 0);
-    const matrix = this.owned.use(WeightMatrix.alloc(this.gpu, label, { type, rows, cols: shape[1]! }, { paired }));
+    const dims = { type, rows, cols: shape[1]! }, { gpu, texels } = this;
+    const matrix = this.owned.use(WeightMatrix.alloc(gpu, label, dims, { paired, texels }));
     await this.gpu.settle(); // memory refused is told before gigabytes are read in vain
     let first = 0;
     for (const tensor of tensors) {

@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { compose, paramsOf } from "../../src/gpu/compose.ts";
+import { bindingsOf, compose, paramsOf } from "../../src/gpu/compose.ts";
 
 const sources = {
   k: "#import sum\n#import load_a // @param LOAD which loader\nconst N: u32 = 4u; // @param count\nfn main() {}",
@@ -46,4 +46,25 @@ Deno.test("compose() rejects unknown constants and missing parts", () => {
 
 Deno.test("paramsOf() lists defaults", () => {
   assertEquals(paramsOf(sources, "k"), { B: 1.5, LOAD: "load_a", N: 4 });
+});
+
+Deno.test("bindingsOf() reads every kind of binding, and refuses others", () => {
+  const text = [
+    "@group(0) @binding(0) var<uniform> params: Params;",
+    "@group(0) @binding(1) var<storage, read> a: array<vec4u>;",
+    "@group(0) @binding(2) var<storage, read_write> b: array<atomic<u32>>;",
+    "@group(0) @binding(3) var c: texture_storage_2d<r32uint, read>;",
+    "@group(0) @binding(4) var<uniform> d: array<vec4f, N>;",
+    "var<workgroup> e: array<u32, 4>;",
+  ];
+  assertEquals(bindingsOf(text.join("\n")), [
+    { name: "params", binding: 0, access: "uniform" },
+    { name: "a", binding: 1, access: "read" },
+    { name: "b", binding: 2, access: "write" },
+    { name: "c", binding: 3, access: "texels", format: "r32uint" },
+    { name: "d", binding: 4, access: "uniform" },
+  ]);
+  for (const other of ["var c: texture_2d<u32>;", "var<push_constant> p: u32;", "var s: sampler;"]) {
+    assertThrows(() => bindingsOf(`@group(0) @binding(1) ${other}`), TypeError, "Cannot read the binding");
+  }
 });

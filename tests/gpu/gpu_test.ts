@@ -60,11 +60,11 @@ Deno.test("errors of the GPU surface at the next settle", async () => {
 Deno.test("compile() names the file and line of a WGSL error", async () => {
   using gpu = await Gpu.create();
   const error = await assertRejects(
-    () => gpu.compile("attn_merge", "broken", { HEAD_DIM: "nonsense" }, []),
+    () => gpu.compile("attn_merge", "broken", { HEAD_DIM: "nonsense" }),
     ShaderError,
   );
   assert(/wgsl\/attn_merge\.wgsl:\d+: /.test(error.message), error.message);
-  await assertRejects(() => gpu.compile("attn_merge", "unknown", { NOPE: 1 }, []), TypeError, "no @param 'NOPE'");
+  await assertRejects(() => gpu.compile("attn_merge", "unknown", { NOPE: 1 }), TypeError, "no @param 'NOPE'");
 });
 
 Deno.test("create() takes a caller's own device and leaves it alive", async () => {

@@ -3,15 +3,20 @@ import { GpuMemoryError } from "../../src/core/errors.ts";
 import { Rng } from "../../src/core/rng.ts";
 import { repackRows, weightBytes } from "../../src/core/weight_layout.ts";
 import { Gpu } from "../../src/gpu/gpu.ts";
+import { Texels } from "../../src/gpu/texels.ts";
 import { WeightMatrix } from "../../src/kernels/weights.ts";
+import { readTexels } from "../_gpu.ts";
 import { randomWeights, TYPES } from "./_weights.ts";
 
 /** Bytes of all slices' data, and of all slices' scales, in order. */
 async function contents(gpu: Gpu, matrix: WeightMatrix): Promise<[number[], number[]]> {
   const data: number[] = [], scales: number[] = [];
   for (const slice of matrix.slices) {
-    data.push(...new Uint8Array(await gpu.read(slice.data)));
-    scales.push(...new Uint8Array(await gpu.read(slice.scales)));
+    const held = weightBytes(matrix.type, slice.rows, matrix.cols);
+    for (const [into, store, bytes] of [[data, slice.data, held.data], [scales, slice.scales, held.scales]] as const) {
+      const all = store instanceof Texels ? await readTexels(gpu, store) : new Uint8Array(await gpu.read(store));
+      into.push(...all.subarray(0, bytes));
+    }
   }
   return [data, scales];
 }
@@ -24,9 +29,13 @@ Deno.test("WeightMatrix", async (t) => {
       data = new Uint8Array(want.data),
       scales = new Uint16Array(want.scales / 2);
     repackRows(type, cols, sample.file, data, scales);
-    for (const maxBytes of [undefined, 70 * data.length / 150]) { // an odd number of scales a row: pieces share words
-      await t.step(`takes ${type} in pieces, in any order${maxBytes ? ", into slices" : ""}`, async () => {
-        using matrix = WeightMatrix.alloc(gpu, "w", sample, { maxBytes });
+    // An odd number of scales a row: pieces share words.
+    for (
+      const [maxBytes, texels] of [[undefined, false], [70 * data.length / 150, false], [undefined, true]] as const
+    ) {
+      const into = maxBytes ? ", into slices" : texels ? ", into texels" : "";
+      await t.step(`takes ${type} in pieces, in any order${into}`, async () => {
+        using matrix = WeightMatrix.alloc(gpu, "w", sample, { maxBytes, texels });
         assertEquals(
           matrix.slices.map(({ row, rows }) => [row, rows]),
           maxBytes ? [[0, 64], [64, 64], [128, 22]] : [[0, 150]],
@@ -39,7 +48,7 @@ Deno.test("WeightMatrix", async (t) => {
         const [gotData, gotScales] = await contents(gpu, matrix);
         assertEquals(gotData, [...data]);
         assertEquals(gotScales, [...new Uint8Array(scales.buffer)]);
-        assertEquals(matrix.bytes, data.length + 2 * scales.length);
+        if (!texels) assertEquals(matrix.bytes, data.length + 2 * scales.length);
       });
     }
   }
@@ -56,8 +65,12 @@ Deno.test("WeightMatrix", async (t) => {
   });
   await t.step("frees what it holds", () => {
     const before = gpu.bytes;
-    WeightMatrix.alloc(gpu, "w", { type: "Q8_0", rows: 64, cols: 64 })[Symbol.dispose]();
-    assertEquals(gpu.bytes, before);
+    for (const texels of [false, true]) {
+      const matrix = WeightMatrix.alloc(gpu, "w", { type: "Q8_0", rows: 64, cols: 64 }, { texels });
+      assertEquals(gpu.bytes - before, matrix.bytes);
+      matrix[Symbol.dispose]();
+      assertEquals(gpu.bytes, before);
+    }
   });
   await t.step("refuses parts of rows, rows outside, odd pairs, and rows that no binding holds", () => {
     using matrix = WeightMatrix.alloc(gpu, "w", { type: "F16", rows: 4, cols: 16 });

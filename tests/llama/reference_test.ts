@@ -41,6 +41,15 @@ function loss(logits: Float32Array, target: number): number {
 
 Deno.test("the bundled model gives the reference's tokens, losses and logits", async (t) => {
   using gpu = await Gpu.create();
+  await follow(t, gpu, prompts);
+});
+
+Deno.test("and so it does with its weights in buffers, as on a GPU", async (t) => {
+  using gpu = await Gpu.create({ texels: false });
+  await follow(t, gpu, prompts.slice(0, 2));
+});
+
+async function follow(t: Deno.TestContext, gpu: Gpu, prompts: readonly Reference[]): Promise<void> {
   using model = await openEngine(gpu, MODEL, 1024);
   const { engine } = model, { decoder, tokenizer, config: { vocab } } = engine, cache = model.cache();
   for (const { prompt, ids, argmax: likeliest, nll, last_logits_top10: top, greedy, greedy_margin } of prompts) {
@@ -76,4 +85,4 @@ Deno.test("the bundled model gives the reference's tokens, losses and logits", a
       assertEquals(tokens, greedy.slice(0, sure));
     });
   }
-});
+}

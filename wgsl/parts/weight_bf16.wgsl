@@ -1,8 +1,6 @@
 // Weights as the upper halves of f32: 32 bytes a unit of 16. See weight_q8_0.wgsl for what these functions are.
+#import weights_buffer // @param STORE
 #import dot16
-
-@group(0) @binding(1) var<storage, read> weights: array<vec4u>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
 
 const WEIGHT_UNITS: u32 = 1u;
 
@@ -17,8 +15,8 @@ fn unpack_bf16(words: vec2u) -> vec4f {
 }
 
 fn weight16(unit: u32) -> mat4x4f {
-    let low = weights[2u * unit];
-    let high = weights[2u * unit + 1u];
+    let low = weight_words(2u * unit);
+    let high = weight_words(2u * unit + 1u);
     return mat4x4f(unpack_bf16(low.xy), unpack_bf16(low.zw), unpack_bf16(high.xy), unpack_bf16(high.zw));
 }
 

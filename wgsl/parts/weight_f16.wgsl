@@ -1,8 +1,6 @@
 // Weights in half precision: 32 bytes a unit of 16. See weight_q8_0.wgsl for what these functions are.
+#import weights_buffer // @param STORE
 #import dot16
-
-@group(0) @binding(1) var<storage, read> weights: array<vec4u>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
 
 const WEIGHT_UNITS: u32 = 1u;
 
@@ -11,8 +9,8 @@ fn weight_unit(i: u32) -> u32 {
 }
 
 fn weight16(unit: u32) -> mat4x4f {
-    let low = weights[2u * unit];
-    let high = weights[2u * unit + 1u];
+    let low = weight_words(2u * unit);
+    let high = weight_words(2u * unit + 1u);
     return mat4x4f(vec4f(unpack2x16float(low.x), unpack2x16float(low.y)),
         vec4f(unpack2x16float(low.z), unpack2x16float(low.w)),
         vec4f(unpack2x16float(high.x), unpack2x16float(high.y)),

@@ -1,8 +1,6 @@
 // Weights as f32: 64 bytes a unit of 16. See weight_q8_0.wgsl for what these functions are.
+#import weights_buffer // @param STORE
 #import dot16
-
-@group(0) @binding(1) var<storage, read> weights: array<vec4u>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
 
 const WEIGHT_UNITS: u32 = 1u;
 
@@ -12,8 +10,8 @@ fn weight_unit(i: u32) -> u32 {
 
 fn weight16(unit: u32) -> mat4x4f {
     let at = 4u * unit;
-    return mat4x4f(bitcast<vec4f>(weights[at]), bitcast<vec4f>(weights[at + 1u]), bitcast<vec4f>(weights[at + 2u]),
-        bitcast<vec4f>(weights[at + 3u]));
+    return mat4x4f(bitcast<vec4f>(weight_words(at)), bitcast<vec4f>(weight_words(at + 1u)), bitcast<vec4f>(weight_words(at + 2u)),
+        bitcast<vec4f>(weight_words(at + 3u)));
 }
 
 fn weight_dot(unit: u32, x: mat4x4f) -> f32 {

@@ -1,10 +1,8 @@
 // Weights in blocks of 32 nibbles with a scale, w = d (q - 8): the low nibbles of 16 bytes are a unit, the high ones the
 // next. See weight_q8_0.wgsl for what these functions are.
+#import weights_buffer // @param STORE
 #import dot16
 #import bytes16
-
-@group(0) @binding(1) var<storage, read> weights: array<vec4u>;
-@group(0) @binding(2) var<storage, read> scales: array<u32>;
 
 const WEIGHT_UNITS: u32 = 2u;
 
@@ -14,11 +12,11 @@ fn weight_unit(i: u32) -> u32 {
 
 /// q - 8
 fn nibbles_of(unit: u32) -> mat4x4f {
-    return bytes16((weights[unit >> 1u] >> vec4u((unit & 1u) << 2u)) & vec4u(0x0f0f0f0fu), 8.0);
+    return bytes16((weight_words(unit >> 1u) >> vec4u((unit & 1u) << 2u)) & vec4u(0x0f0f0f0fu), 8.0);
 }
 
 fn scale_of(unit: u32) -> f32 {
-    return unpack2x16float(scales[unit >> 2u] >> ((unit & 2u) << 3u)).x;
+    return unpack2x16float(scale_pair(unit >> 2u) >> ((unit & 2u) << 3u)).x;
 }
 
 fn weight16(unit: u32) -> mat4x4f {
