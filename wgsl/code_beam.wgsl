@@ -20,6 +20,7 @@
 // BEAM best: all lanes try the pairs of those cells, list the few that do not exceed the limit so found, and rank them.
 // On a tie the lower way wins, then the lower code.
 #import gain
+#import ways_shared // @param WAYS_PART ways_shared or ways_broadcast
 
 const HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8
 const BEAM: u32 = 4u;       // @param ways that are kept
@@ -112,24 +113,24 @@ fn plus(x: mat4x4f, y: f32) -> mat4x4f {
     return mat4x4f(x[0] + y, x[1] + y, x[2] + y, x[3] + y);
 }
 
-fn inner_of(sums: Two, d: u32, u: u32, v: u32) -> Two {
-    let re = sh_left[d].re;
-    let im = sh_left[d].im;
+fn inner_of(sums: Two, d: u32, u: u32, v: u32, lane: u32) -> Two {
+    let re = left_re(d, lane);
+    let im = left_im(d, lane);
     let a = unpack2x16float(u);
     let b = unpack2x16float(v);
     return Two(sums.u + re * a.x + im * a.y, sums.v + re * b.x + im * b.y);
 }
 
 /// |w|^2 - 2<x,w> of the words in row `row` and 64 rows on, over pairs [pair, pair + pairs).
-fn offsets(row: u32, pair: u32, pairs: u32, gram_at: u32) -> Two {
+fn offsets(row: u32, pair: u32, pairs: u32, gram_at: u32, lane: u32) -> Two {
     var sums: Two;
     for (var d = pair; d < pair + pairs; d += 4u) {
         let u = table[(row * PAIRS + d) >> 2u];
         let v = table[((row + 64u) * PAIRS + d) >> 2u];
-        sums = inner_of(sums, d, u.x, v.x);
-        sums = inner_of(sums, d + 1u, u.y, v.y);
-        sums = inner_of(sums, d + 2u, u.z, v.z);
-        sums = inner_of(sums, d + 3u, u.w, v.w);
+        sums = inner_of(sums, d, u.x, v.x, lane);
+        sums = inner_of(sums, d + 1u, u.y, v.y, lane);
+        sums = inner_of(sums, d + 2u, u.z, v.z, lane);
+        sums = inner_of(sums, d + 3u, u.w, v.w, lane);
     }
     return Two(plus(sums.u * -2.0, gram[gram_at]), plus(sums.v * -2.0, gram[gram_at + 64u]));
 }
@@ -351,7 +352,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         var low: Two;  // of words a and 64 + a
         for (var word = lane; word < select(256u, 64u, is_pair); word += 128u) {
             low = high;
-            high = offsets(row + word, field.z, select(field.w, PAIRS, is_pair), gram_at + word);
+            high = offsets(row + word, field.z, select(field.w, PAIRS, is_pair), gram_at + word, lane);
         }
         if is_pair {
             sh_offset[lane] = high.v;
@@ -359,10 +360,10 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
             var nearest = mat4x4f(none, none, none, none);
             for (var b = 0u; b < 64u; b += 4u) {
                 let at = gram_at + 128u + b * 64u + lane;
-                nearest = least_of(nearest, plus(sh_offset[b], gram[at]));
-                nearest = least_of(nearest, plus(sh_offset[b + 1u], gram[at + 64u]));
-                nearest = least_of(nearest, plus(sh_offset[b + 2u], gram[at + 128u]));
-                nearest = least_of(nearest, plus(sh_offset[b + 3u], gram[at + 192u]));
+                nearest = least_of(nearest, plus(offset_of(b, lane), gram[at]));
+                nearest = least_of(nearest, plus(offset_of(b + 1u, lane), gram[at + 64u]));
+                nearest = least_of(nearest, plus(offset_of(b + 2u, lane), gram[at + 128u]));
+                nearest = least_of(nearest, plus(offset_of(b + 3u, lane), gram[at + 192u]));
             }
             workgroupBarrier();
             let own = errors + high.u;
