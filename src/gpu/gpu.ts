@@ -57,7 +57,7 @@ export class Gpu implements Disposable {
     readonly ownsDevice: boolean,
     texels: boolean,
   ) {
-    this.texels = texels && this.isFallback;
+    this.texels = texels && this.isFallback && speaks("readonly_and_readwrite_storage_textures");
     this.ring = new ParamsRing(device);
     device.addEventListener("uncapturederror", (event) => {
       const { error } = event as unknown as { error: GPUError };
@@ -100,8 +100,7 @@ export class Gpu implements Disposable {
 
   /** True where shaders may multiply packed bytes: `dot4I8Packed`. */
   get packedDot(): boolean {
-    const { wgslLanguageFeatures } = (navigator.gpu ?? {}) as { wgslLanguageFeatures?: ReadonlySet<string> };
-    return wgslLanguageFeatures?.has("packed_4x8_integer_dot_product") ?? false;
+    return speaks("packed_4x8_integer_dot_product");
   }
 
   /** Most lanes of a subgroup: as many as any GPU has, where the device does not say. */
@@ -291,6 +290,12 @@ export class Gpu implements Disposable {
     this.ring.destroy();
     if (this.ownsDevice) this.device.destroy();
   }
+}
+
+/** Whether this runtime's WGSL has a feature of the language. */
+function speaks(feature: string): boolean {
+  const { wgslLanguageFeatures } = (navigator.gpu ?? {}) as { wgslLanguageFeatures?: ReadonlySet<string> };
+  return wgslLanguageFeatures?.has(feature) ?? false;
 }
 
 /**
