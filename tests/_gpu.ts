@@ -16,6 +16,18 @@ export async function onEachText(
   }
 }
 
+/** Runs `body` as a step on a device as it is, and where lanes tell others what they read, with none of that as well. */
+export async function onEachReading(
+  t: Deno.TestContext,
+  body: (gpu: Gpu, t: Deno.TestContext) => Promise<void>,
+): Promise<void> {
+  using gpu = await Gpu.create();
+  if (!gpu.lanesTell) return await body(gpu, t);
+  await t.step("lanes tell others what they read", (t) => body(gpu, t));
+  using other = await Gpu.create({ subgroups: false });
+  await t.step("lanes read for themselves, as on a GPU", (t) => body(other, t));
+}
+
 /** An f32 tensor that holds NaN, so that what a kernel does not write shows. */
 export function poisoned(gpu: Gpu, label: string, shape: Shape): Tensor {
   return gpu.upload(label, "f32", shape, new Float32Array(elements(shape)).fill(NaN));

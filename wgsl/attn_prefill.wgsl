@@ -19,6 +19,7 @@
 //
 // MASK: 0 is causal; 1 keeps what is near, the first `sinks` slots and the last `window` up to the token itself; 2 keeps
 // the others. The last two need PARTIAL.
+#import strips_shared // @param STRIPS strips_shared or strips_told
 
 const ROWS: u32 = 64u;        // @param rows per workgroup, a multiple of 8
 const HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 8
@@ -278,8 +279,8 @@ fn main(
             workgroupBarrier();
             for (var i = 0u; i < SLICE / 8u; i++) {
                 let k = sh_staged[Q_STRIPS + i * K_STRIDE + file];
-                s = rows_madd(s, sh_staged[2u * i * Q_STRIDE + rank], k[0], k[1], k[2], k[3]);
-                s = rows_madd(s, sh_staged[(2u * i + 1u) * Q_STRIDE + rank], k[4], k[5], k[6], k[7]);
+                s = rows_madd(s, staged_alike(2u * i * Q_STRIDE + rank, lane), k[0], k[1], k[2], k[3]);
+                s = rows_madd(s, staged_alike((2u * i + 1u) * Q_STRIDE + rank, lane), k[4], k[5], k[6], k[7]);
             }
         }
         if MASK != 0u || n + KEYS > least { // some row may not see the whole tile
@@ -314,7 +315,7 @@ fn main(
             workgroupBarrier();
             for (var i = 0u; i < HELD / 4u; i++) {
                 let v = sh_staged[i * FILES + file];
-                let p = sh_weights[rank * FILES + held / 4u + i];
+                let p = weights_alike(rank * FILES + held / 4u + i, lane);
                 low = rows_madd(low, p, v[0], v[1], v[2], v[3]);
                 high = rows_madd(high, p, v[4], v[5], v[6], v[7]);
             }

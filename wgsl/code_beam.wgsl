@@ -20,7 +20,7 @@
 // BEAM best: all lanes try the pairs of those cells, list the few that do not exceed the limit so found, and rank them.
 // On a tie the lower way wins, then the lower code.
 #import gain
-#import ways_shared // @param WAYS_PART ways_shared or ways_broadcast
+#import ways_shared // @param WAYS_PART ways_shared or ways_told
 
 const HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8
 const BEAM: u32 = 4u;       // @param ways that are kept

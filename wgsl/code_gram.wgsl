@@ -8,6 +8,8 @@
 //
 // Workgroup y is the head, z one of the stages, which are alike. Workgroup x makes 64 lengths, a lane each; or, past a
 // pair stage's lengths, lane a the products of u_a with 8 words v_b.
+#import table_shared // @param TABLE table_shared or table_told
+
 const WG: u32 = 64u;
 const HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8
 const GROUP: u32 = 0u;      // @param pairs of a sub stage's group, a multiple of 4; 0 for a pair stage
@@ -54,7 +56,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         var sums: array<f32, WORDS>;
         for (var q = 0u; q < QUADS; q++) {
             let u = table[(first + lane) * QUADS + q];
-            for (var i = 0u; i < WORDS; i++) { sums[i] += product(u, table[(first + 64u + b + i) * QUADS + q]); }
+            for (var i = 0u; i < WORDS; i++) { sums[i] += product(u, table_alike((first + 64u + b + i) * QUADS + q, lane)); }
         }
         for (var i = 0u; i < WORDS; i++) { gram[to + (2u + b + i) * WG] = 2.0 * sums[i]; }
     }

@@ -7,6 +7,8 @@
 //
 // A lane makes one pair of 8 rows: x covers pairs and eights of rows, y heads. What half precision cannot hold is clamped
 // to its largest.
+#import table_shared // @param TABLE table_shared or table_told
+
 const WG: u32 = 64u;
 const HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8
 const PAIRS: u32 = HEAD_DIM / 2u;
@@ -41,7 +43,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         let m2 = columns(at + 4u * PAIRS);
         let m3 = columns(at + 6u * PAIRS);
         for (var r = 0u; r < ROWS; r++) {
-            let word = table[(row + r) * QUADS + q];
+            let word = table_alike((row + r) * QUADS + q, lane);
             sums[r] += m0 * unpack2x16float(word.x) + m1 * unpack2x16float(word.y) + m2 * unpack2x16float(word.z) +
                 m3 * unpack2x16float(word.w);
         }

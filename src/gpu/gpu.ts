@@ -93,6 +93,11 @@ export class Gpu implements Disposable {
     return this.device.adapterInfo?.isFallbackAdapter ?? false;
   }
 
+  /** True where a lane's reads should serve others, told by subgroups: on a CPU, whose lanes read one after the other. */
+  get lanesTell(): boolean {
+    return this.isFallback && this.subgroups;
+  }
+
   /** True where shaders may use `f16` arithmetic. */
   get f16(): boolean {
     return this.device.features.has("shader-f16");

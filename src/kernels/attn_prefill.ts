@@ -101,6 +101,7 @@ export class AttnPrefill {
       SLICE: variant.slice,
       HELD: variant.held,
       PARTIAL: partial,
+      STRIPS: gpu.lanesTell && headDim / 8 % gpu.subgroupLanes === 0 ? "strips_told" : "strips_shared",
       MASK: mask && (mask === "near" ? 1 : 2),
     });
     return new AttnPrefill(kernel, { qHeads, kvHeads, headDim }, variant, partial);

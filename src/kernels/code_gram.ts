@@ -25,7 +25,9 @@ export class CodeGram {
       const constants = stageConstants(codec.headDim, stage), group = constants.GROUP, last = runs.at(-1);
       if (last?.group === group) last.stages++;
       else {
-        const kernel = await Kernel.create(gpu, code_gram, constants), { gram } = stageSizes(codec.headDim, stage);
+        const TABLE = gpu.lanesTell ? "table_told" : "table_shared";
+        const kernel = await Kernel.create(gpu, code_gram, { ...constants, TABLE }),
+          { gram } = stageSizes(codec.headDim, stage);
         runs.push({ kernel, group, stageRows: stageRows(stage), stageGram: gram, stages: 1 });
       }
     }

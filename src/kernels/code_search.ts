@@ -11,8 +11,10 @@ export class CodeSearch {
   private constructor(readonly kernel: Kernel<typeof code_search>, readonly codec: CodecShape) {}
 
   static async create(gpu: Gpu, codec: CodecShape): Promise<CodeSearch> {
-    expectHeadDim(codec.headDim);
-    return new CodeSearch(await Kernel.create(gpu, code_search, { HEAD_DIM: codec.headDim }), codec);
+    const { headDim } = codec, tell = gpu.lanesTell && headDim / 2 % gpu.subgroupLanes === 0; // a row has whole subgroups
+    expectHeadDim(headDim);
+    const constants = { HEAD_DIM: headDim, TABLE: tell ? "table_told" : "table_shared" };
+    return new CodeSearch(await Kernel.create(gpu, code_search, constants), codec);
   }
 
   encode(commands: Commands, io: Buffers<typeof code_search>, heads: number): void {

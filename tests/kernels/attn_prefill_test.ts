@@ -11,7 +11,7 @@ import {
 import { attnMergeRef } from "../../src/ref/attn_merge.ts";
 import { type AttnPrefillContext, attnPrefillRef, attnPrefillStatesRef } from "../../src/ref/attn_prefill.ts";
 import { assertAsAccurateAs } from "../_assert.ts";
-import { onEachText, poisoned } from "../_gpu.ts";
+import { onEachReading, poisoned } from "../_gpu.ts";
 import { type AttnSample, attnSample } from "./_attn.ts";
 
 interface Case extends Omit<AttnDims, "capacity"> {
@@ -96,8 +96,7 @@ function sampled(it: Case): { dims: AttnDims; sample: AttnSample } {
 }
 
 Deno.test("attn_prefill", (t) =>
-  onEachText(t, async (gpu, t) => {
-    if (gpu.subgroups) return; // the kernel has one text
+  onEachReading(t, async (gpu, t) => {
     for (const it of CASES) {
       await t.step(`is as accurate as f32 at ${JSON.stringify(it)}`, async () => {
         const { dims, sample } = sampled(it), { q, keys, values } = sample, { out } = await run(gpu, it, sample);

@@ -1,11 +1,11 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { type CodecShape, pairStages, tableRows } from "../../src/core/codec.ts";
 import { codeGramShapes } from "../../src/core/shapes.ts";
-import { Gpu } from "../../src/gpu/gpu.ts";
+
 import { CodeGram } from "../../src/kernels/code_gram.ts";
 import { codeGramRef } from "../../src/ref/code_gram.ts";
 import { assertAsAccurateAs } from "../_assert.ts";
-import { poisoned } from "../_gpu.ts";
+import { onEachReading, poisoned } from "../_gpu.ts";
 import { asWords, halves } from "./_codec.ts";
 
 const sub = (pairs: number) => ({ kind: "sub", pairs } as const);
@@ -19,32 +19,32 @@ const CODECS: readonly CodecShape[] = [
   },
 ];
 
-Deno.test("code_gram", async (t) => {
-  using gpu = await Gpu.create();
-  for (const codec of CODECS) {
-    for (const heads of [1, 3]) {
-      await t.step(`is as accurate as f32: ${heads} heads, ${JSON.stringify(codec)}`, async () => {
-        const shapes = codeGramShapes(heads, codec),
-          { bits, values } = halves(heads * tableRows(codec) * codec.headDim, 0.1, 7);
-        using table = gpu.upload("table", "u32", shapes.table, asWords(bits));
-        using gram = poisoned(gpu, "gram", shapes.gram);
-        const op = await CodeGram.create(gpu, codec), commands = gpu.commands();
-        op.encode(commands, { table, gram }, heads);
-        commands.submit();
-        const exact = codeGramRef(values, heads, codec);
-        assertAsAccurateAs(await gpu.readF32(gram), codeGramRef(values, heads, codec, Math.fround), exact);
-      });
+Deno.test("code_gram", (t) =>
+  onEachReading(t, async (gpu, t) => {
+    for (const codec of CODECS) {
+      for (const heads of [1, 3]) {
+        await t.step(`is as accurate as f32: ${heads} heads, ${JSON.stringify(codec)}`, async () => {
+          const shapes = codeGramShapes(heads, codec),
+            { bits, values } = halves(heads * tableRows(codec) * codec.headDim, 0.1, 7);
+          using table = gpu.upload("table", "u32", shapes.table, asWords(bits));
+          using gram = poisoned(gpu, "gram", shapes.gram);
+          const op = await CodeGram.create(gpu, codec), commands = gpu.commands();
+          op.encode(commands, { table, gram }, heads);
+          commands.submit();
+          const exact = codeGramRef(values, heads, codec);
+          assertAsAccurateAs(await gpu.readF32(gram), codeGramRef(values, heads, codec, Math.fround), exact);
+        });
+      }
     }
-  }
-  await t.step("rejects a wrong shape by name", async () => {
-    const op = await CodeGram.create(gpu, CODECS[0]!), x = gpu.alloc("x", "f32", [1, 128, 4]);
-    assertThrows(
-      () => op.encode(gpu.commands(), { table: x, gram: x }, 1),
-      TypeError,
-      "'gram' must have shape [1,4224]",
-    );
-  });
-});
+    await t.step("rejects a wrong shape by name", async () => {
+      const op = await CodeGram.create(gpu, CODECS[0]!), x = gpu.alloc("x", "f32", [1, 128, 4]);
+      assertThrows(
+        () => op.encode(gpu.commands(), { table: x, gram: x }, 1),
+        TypeError,
+        "'gram' must have shape [1,4224]",
+      );
+    });
+  }));
 
 Deno.test("codeGramRef() holds lengths, then twice the inner products, b outermost", () => {
   const codec: CodecShape = { headDim: 8, stages: [{ kind: "pair", tied: false }] }, words = new Float64Array(128 * 8);
