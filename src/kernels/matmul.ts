@@ -13,24 +13,19 @@ export type MatmulTile = 16 | 32 | 128;
 /** The tiles there are, from the largest. */
 export const MATMUL_TILES: readonly MatmulTile[] = [128, 32, 16];
 
-/** Tiles that keep a large GPU busy: fewer of them leave some of its processors idle. A CPU has few. */
-const ENOUGH_TILES = 64, FALLBACK_TILES = 2;
+/** Tiles that keep a large GPU busy: fewer of them leave some of its processors idle. */
+const ENOUGH_TILES = 64;
 
 /** Workgroup memory of a tile in bytes: a step along k of both operands, two units a lane in the smallest. */
 export function matmulBytes(tile: MatmulTile): number {
   return tile === 16 ? 32768 : 16384;
 }
 
-/** Picks the largest tile of which there are `enough`, or the smallest that tokens fill; of `tiles`, as given. Pure. */
-export function chooseMatmulTile(
-  tokens: number,
-  rows: number,
-  tiles: readonly MatmulTile[],
-  enough: number = ENOUGH_TILES,
-): MatmulTile {
+/** Picks the largest tile of which there are enough, or the smallest that tokens fill; of `tiles`, as given. Pure. */
+export function chooseMatmulTile(tokens: number, rows: number, tiles: readonly MatmulTile[]): MatmulTile {
   const count = (tile: number): number => Math.ceil(tokens / tile) * Math.ceil(rows / tile);
   const fits = (tile: MatmulTile): boolean =>
-    tile === 128 ? tokens > 64 && count(tile) >= enough : tile === 32 ? tokens > 16 : true;
+    tile === 128 ? tokens > 64 && count(tile) >= ENOUGH_TILES : tile === 32 ? tokens > 16 : true;
   return tiles.find(fits) ?? tiles.at(-1)!;
 }
 
@@ -39,8 +34,6 @@ export class Matmul {
   private constructor(
     readonly kernels: ReadonlyMap<MatmulTile, Kernel<typeof matmul>>,
     readonly type: WeightType,
-    /** Tiles that keep its device busy. */
-    readonly enough: number,
   ) {}
 
   /** For matrices of `type` and any number of tokens. With `residual` it adds to out. */
@@ -55,7 +48,7 @@ export class Matmul {
       const constants = { WEIGHT: weightPart(type), TILE: tile, RESIDUAL: residual };
       kernels.set(tile, await Kernel.create(gpu, matmul, constants));
     }
-    return new Matmul(kernels, type, gpu.isFallback ? FALLBACK_TILES : ENOUGH_TILES);
+    return new Matmul(kernels, type);
   }
 
   /**
@@ -76,7 +69,7 @@ export class Matmul {
       throw new TypeError(`Cannot ${action} as 'out' must have ${column + rows} columns: it has ${stride}`);
     }
     const apart = paired && slices.length > 1;
-    const tile = chooseMatmulTile(tokens, rows, [...this.kernels.keys()], this.enough);
+    const tile = chooseMatmulTile(tokens, rows, [...this.kernels.keys()]);
     for (const { row, rows: held, data, scales } of slices) {
       const span = apart ? held / 2 : held;
       for (let first = 0, to = row; first < held; first += span, to += rows / 2) {

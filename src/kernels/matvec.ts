@@ -28,9 +28,6 @@ export interface MatvecVariant {
   readonly rows: 4 | 8;
 }
 
-/** On a CPU, which runs a workgroup's lanes in turn, eight of them at once: few workgroups, of one turn. */
-const FALLBACK: MatvecVariant = { lanes: 8, rows: 8 };
-
 /**
  * Picks few lanes for tall matrices, which fill a large GPU all the same; in low ones every lane takes a load or two.
  * More rows share what is read of x, which counts most with a gain; K-quants lack the registers. Pure.
@@ -60,9 +57,7 @@ export class Matvec {
     gpu: Gpu,
     dims: WeightDims,
     form: MatvecForm = {},
-    variant: MatvecVariant = gpu.isFallback
-      ? FALLBACK
-      : chooseMatvec(dims, form, gpu.limits.maxComputeInvocationsPerWorkgroup),
+    variant: MatvecVariant = chooseMatvec(dims, form, gpu.limits.maxComputeInvocationsPerWorkgroup),
   ): Promise<Matvec> {
     const { norm = false, residual = false, gated = false } = form, { lanes: WG, rows: ROWS } = variant;
     const constants = { WEIGHT: weightPart(dims.type), WG, ROWS, NORM: norm, RESIDUAL: residual, GATED: gated };
