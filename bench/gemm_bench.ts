@@ -3,7 +3,7 @@ import { Gemm } from "../src/kernels/gemm.ts";
 import { bench, time, traffic } from "./_harness.ts";
 
 const { gpu, software } = await bench();
-const batch = software ? 1 : 8, tokens = software ? 256 : 4096;
+const batch = software ? 1 : 8, tokens = software ? 64 : 4096;
 /** A linear layer of the value encoder of fable-28m at 2 bits: forward, gradient of its input, of its weight. */
 const cases: readonly (readonly [string, GemmForm, GemmDims])[] = [
   ["forward", { bT: true, bias: true }, { batch, m: tokens, n: 1024, k: 1024 }],
