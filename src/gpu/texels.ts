@@ -17,7 +17,7 @@ export function maxTexelBytes(gpu: Gpu, format: TexelFormat): number {
 
 /**
  * Bytes that kernels only read, one after the other in the texels of a texture. A software driver reads buffers lane by
- * lane, and gathers texels for all lanes at once (Mesa's, by ten times).
+ * lane, and gathers texels for all lanes at once.
  */
 export class Texels implements Disposable {
   readonly id: number = takeId();
