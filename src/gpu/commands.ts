@@ -9,7 +9,9 @@ const SLOTS = 8192;
 /** Uniform parameters of all dispatches: written on the CPU as they are encoded, uploaded once a submit. */
 export class ParamsRing {
   readonly buffer: GPUBuffer;
-  readonly words: DataView = new DataView(new ArrayBuffer(SLOT * SLOTS));
+  readonly words: Uint32Array<ArrayBuffer> = new Uint32Array(SLOT * SLOTS / 4);
+  /** The same words as numbers. */
+  readonly floats: Float32Array = new Float32Array(this.words.buffer);
   /** Slots handed out so far. */
   next = 0;
 
@@ -30,7 +32,7 @@ export class ParamsRing {
     }
     for (let slot = first; slot < this.next;) {
       const at = slot % SLOTS, count = Math.min(this.next - slot, SLOTS - at);
-      this.device.queue.writeBuffer(this.buffer, at * SLOT, this.words.buffer as ArrayBuffer, at * SLOT, count * SLOT);
+      this.device.queue.writeBuffer(this.buffer, at * SLOT, this.words.buffer, at * SLOT, count * SLOT);
       slot += count;
     }
   }

@@ -35,17 +35,27 @@ export type Grid = readonly [number, number?, number?];
 /** Bind groups kept per kernel; past this the cache starts anew, so views made on the way cannot pile up. */
 const MAX_BIND_GROUPS = 4096;
 
+/** Bind groups by the tensors in them, one after the other. */
+interface GroupNode {
+  readonly next: Map<number, GroupNode>;
+  group?: GPUBindGroup;
+}
+
 /** A kernel ready to encode. Borrows every tensor. */
 export class Kernel<S extends KernelSource> {
-  readonly #groups = new Map<string, GPUBindGroup>();
+  #groups: GroupNode = { next: new Map() };
+  #held = 0;
   readonly #offsets = new Uint32Array(1);
   readonly #bindings: readonly { name: string; binding: number }[];
-  readonly #fields: readonly { name: string; offset: number; float: boolean }[];
+  readonly #fields: readonly { name: string; word: number; float: boolean }[];
+  /** Read once: a step asks for it dozens of times, and each is a call out of JavaScript. */
+  readonly #widest: number;
 
   private constructor(readonly gpu: Gpu, readonly source: S, readonly compiled: Compiled) {
     this.#bindings = Object.entries(source.bindings).map(([name, { binding }]) => ({ name, binding }));
     this.#fields = Object.entries(source.params)
-      .map(([name, { offset, type }]) => ({ name, offset, float: type === "f32" }));
+      .map(([name, { offset, type }]) => ({ name, word: offset / 4, float: type === "f32" }));
+    this.#widest = gpu.limits.maxComputeWorkgroupsPerDimension;
   }
 
   /** Compiles `source` with `constants` replaced, or takes the pipeline that has been compiled already. */
@@ -61,7 +71,7 @@ export class Kernel<S extends KernelSource> {
 
   /** Encodes one dispatch of `grid` workgroups. */
   encode(commands: Commands, io: Buffers<S>, params: Params<S>, grid: Grid): void {
-    const [x, y = 1, z = 1] = grid, most = this.gpu.limits.maxComputeWorkgroupsPerDimension;
+    const [x, y = 1, z = 1] = grid, most = this.#widest;
     if (x > most || y > most || z > most) {
       throw new RangeError(
         `Cannot dispatch ${this.compiled.label} as a grid is at most ${most} wide: it is ${x}x${y}x${z}`,
@@ -72,11 +82,11 @@ export class Kernel<S extends KernelSource> {
     pass.setPipeline(this.compiled.pipeline);
     const group = this.#group(io as Readonly<Record<string, Tensor | Texels>>);
     if (this.#fields.length > 0) {
-      const { ring } = this.gpu, slot = ring.take();
-      for (const { name, offset, float } of this.#fields) {
+      const { ring } = this.gpu, slot = ring.take(), first = slot / 4;
+      for (const { name, word, float } of this.#fields) {
         const value = (params as Readonly<Record<string, number>>)[name]!;
-        if (float) ring.words.setFloat32(slot + offset, value, true);
-        else ring.words.setUint32(slot + offset, value, true);
+        if (float) ring.floats[first + word] = value;
+        else ring.words[first + word] = value;
       }
       this.#offsets[0] = slot;
       pass.setBindGroup(0, group, this.#offsets, 0, 1);
@@ -85,22 +95,26 @@ export class Kernel<S extends KernelSource> {
   }
 
   #group(io: Readonly<Record<string, Tensor | Texels>>): GPUBindGroup {
-    let key = "";
-    for (const { name } of this.#bindings) key += `${io[name]!.id},`;
-    const known = this.#groups.get(key);
-    if (known) return known;
+    let node = this.#groups;
+    for (const { name } of this.#bindings) {
+      const { id } = io[name]!;
+      let next = node.next.get(id);
+      if (!next) node.next.set(id, next = { next: new Map() });
+      node = next;
+    }
+    return node.group ??= this.#makeGroup(io);
+  }
+
+  #makeGroup(io: Readonly<Record<string, Tensor | Texels>>): GPUBindGroup {
     const entries: GPUBindGroupEntry[] = this.#bindings.map(({ name, binding }) => {
       return { binding, resource: io[name]!.resource };
     });
     if (this.#fields.length > 0) entries.unshift({ binding: 0, resource: { buffer: this.gpu.ring.buffer, size: 256 } });
-    if (this.#groups.size >= MAX_BIND_GROUPS) this.#groups.clear();
-    const group = this.gpu.device.createBindGroup({
-      label: this.compiled.label,
-      layout: this.compiled.layout,
-      entries,
-    });
-    this.#groups.set(key, group);
-    return group;
+    if (++this.#held > MAX_BIND_GROUPS) {
+      this.#groups = { next: new Map() };
+      this.#held = 0;
+    }
+    return this.gpu.device.createBindGroup({ label: this.compiled.label, layout: this.compiled.layout, entries });
   }
 }
 
