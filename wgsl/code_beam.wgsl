@@ -113,28 +113,6 @@ fn plus(x: mat4x4f, y: f32) -> mat4x4f {
     return mat4x4f(x[0] + y, x[1] + y, x[2] + y, x[3] + y);
 }
 
-fn inner_of(sums: Two, d: u32, u: u32, v: u32, lane: u32) -> Two {
-    let re = left_re(d, lane);
-    let im = left_im(d, lane);
-    let a = unpack2x16float(u);
-    let b = unpack2x16float(v);
-    return Two(sums.u + re * a.x + im * a.y, sums.v + re * b.x + im * b.y);
-}
-
-/// |w|^2 - 2<x,w> of the words in row `row` and 64 rows on, over pairs [pair, pair + pairs).
-fn offsets(row: u32, pair: u32, pairs: u32, gram_at: u32, lane: u32) -> Two {
-    var sums: Two;
-    for (var d = pair; d < pair + pairs; d += 4u) {
-        let u = table[(row * PAIRS + d) >> 2u];
-        let v = table[((row + 64u) * PAIRS + d) >> 2u];
-        sums = inner_of(sums, d, u.x, v.x, lane);
-        sums = inner_of(sums, d + 1u, u.y, v.y, lane);
-        sums = inner_of(sums, d + 2u, u.z, v.z, lane);
-        sums = inner_of(sums, d + 3u, u.w, v.w, lane);
-    }
-    return Two(plus(sums.u * -2.0, gram[gram_at]), plus(sums.v * -2.0, gram[gram_at + 64u]));
-}
-
 /// A lane's least of each cell.
 fn put_cells(errors: mat4x4f, lane: u32) {
     sh_errors[lane] = least(errors[0]);
@@ -148,12 +126,7 @@ fn choose_cells(lane: u32) {
     let at = 4u * lane;
     let own = vec4f(sh_errors[at], sh_errors[at + 1u], sh_errors[at + 2u], sh_errors[at + 3u]);
     let token = lane / SHARE;
-    var rank = vec4u();
-    for (var i = token * ROOM; i < token * ROOM + ROOM; i += 4u) {
-        rank += vec4u(vec4f(sh_errors[i]) < own) + vec4u(vec4f(sh_errors[i + 1u]) < own) +
-            vec4u(vec4f(sh_errors[i + 2u]) < own) + vec4u(vec4f(sh_errors[i + 3u]) < own);
-    }
-    let is_tried = rank < vec4u(BEAM);
+    let is_tried = cells_below(own, token * ROOM, lane) < vec4u(BEAM);
     if any(is_tried) {
         atomicOr(&sh_cells[lane >> 3u], flags(is_tried) << (4u * (lane & 7u)));
         atomicMax(&sh_limit[token], ordered(-least(select(vec4f(F32_HIGHEST), -own, is_tried))));
@@ -357,14 +330,7 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
         if is_pair {
             sh_offset[lane] = high.v;
             workgroupBarrier();
-            var nearest = mat4x4f(none, none, none, none);
-            for (var b = 0u; b < 64u; b += 4u) {
-                let at = gram_at + 128u + b * 64u + lane;
-                nearest = least_of(nearest, plus(offset_of(b, lane), gram[at]));
-                nearest = least_of(nearest, plus(offset_of(b + 1u, lane), gram[at + 64u]));
-                nearest = least_of(nearest, plus(offset_of(b + 2u, lane), gram[at + 128u]));
-                nearest = least_of(nearest, plus(offset_of(b + 3u, lane), gram[at + 192u]));
-            }
+            let nearest = nearest_of(gram_at + 128u + lane, lane);
             workgroupBarrier();
             let own = errors + high.u;
             sh_offset[lane] = own;
