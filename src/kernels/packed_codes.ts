@@ -139,7 +139,7 @@ export function chooseTableLayout(
         `${least * bytesALane} are needed`,
     );
   }
-  const words = f16 && !isFallback ? "words_f16" : "words_half"; // a CPU turns every half to a number and back
+  const words = f16 ? "words_f16" : "words_half";
   const onGpu = codec.base === undefined ? WORKGROUPS : TIER_WORKGROUPS;
   return { heads, lanes, tokenLanes, words, workgroups: isFallback ? FALLBACK_WORKGROUPS : onGpu };
 }
