@@ -75,7 +75,7 @@ export function unpackWords(packed: Int8Array, peaks: Uint16Array, most: 127 | 7
       out[i] = step * (share === 1 ? packed[i]! : packed[i >> 1]! << (i % 2 === 0 ? 28 : 24) >> 28);
     }
   }
-  return new Uint16Array(new Float16Array(out).buffer); // a million of them a second one by one, ten at once
+  return new Uint16Array(new Float16Array(out).buffer);
 }
 
 /**

@@ -93,9 +93,9 @@ export class Gpu implements Disposable {
     return this.device.adapterInfo?.isFallbackAdapter ?? false;
   }
 
-  /** True where a lane's reads should serve others, told by subgroups: on a CPU, whose lanes read one after the other. */
+  /** True where a lane's reads should serve others, told by subgroups: on a CPU, whose lanes read one after the other. `wgsl/parts/told.wgsl` takes subgroups of 8 or 16. */
   get lanesTell(): boolean {
-    return this.isFallback && this.subgroups;
+    return this.isFallback && this.subgroups && [8, 16].includes(this.subgroupLanes);
   }
 
   /** True where shaders may use `f16` arithmetic. */

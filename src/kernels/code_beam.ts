@@ -49,7 +49,7 @@ export class CodeBeam {
       await Kernel.create(gpu, code_beam, {
         ...{ HEAD_DIM: codec.headDim, BEAM: beam, WAYS: waysOf(beam), FIELDS },
         ...FIRST < FIELDS ? { FIRST, SPAN, UNIT } : { FIRST },
-        WAYS_PART: gpu.lanesTell && [8, 16].includes(gpu.subgroupLanes) ? "ways_told" : "ways_shared",
+        WAYS_PART: gpu.lanesTell ? "ways_told" : "ways_shared",
       }),
       codec,
       beam,

@@ -2,10 +2,10 @@ import { UNIT } from "../core/weight_layout.ts";
 import type { WeightType } from "../core/model.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
-import { expectShapes, Kernel } from "../gpu/kernel.ts";
-import type { Tensor } from "../gpu/tensor.ts";
+import { Kernel } from "../gpu/kernel.ts";
 import { matmul } from "../gpu/wgsl.gen.ts";
-import { expectWeights, type WeightMatrix, weightPart } from "./weights.ts";
+import { matmulRuns, type MatmulTensors } from "./matmul_form.ts";
+import { type WeightMatrix, weightPart } from "./weights.ts";
 
 /** Side of a workgroup's tile of the product. */
 export type MatmulTile = 16 | 32 | 128;
@@ -58,33 +58,15 @@ export class Matmul {
   encode(
     commands: Commands,
     weights: WeightMatrix,
-    { x, out }: { readonly x: Tensor; readonly out: Tensor },
+    { x, out }: MatmulTensors,
     { column = 0 }: { readonly column?: number } = {},
   ): void {
-    const { rows, cols, paired } = weights, tokens = x.shape[0]!, stride = out.shape[1]!;
-    const action = "multiply tokens by weights";
-    const slices = expectWeights(action, weights, this.type);
-    expectShapes(action, { x, out }, { x: [tokens, cols], out: [tokens, stride] });
-    if (column + rows > stride) {
-      throw new TypeError(`Cannot ${action} as 'out' must have ${column + rows} columns: it has ${stride}`);
-    }
-    const apart = paired && slices.length > 1;
-    const tile = chooseMatmulTile(tokens, rows, [...this.kernels.keys()]);
-    for (const { row, rows: held, data, scales } of slices) {
-      const span = apart ? held / 2 : held;
-      for (let first = 0, to = row; first < held; first += span, to += rows / 2) {
-        const params = {
-          tokens,
-          rows: span,
-          first,
-          units: Math.ceil(cols / UNIT),
-          quads: cols / 4,
-          stride,
-          column: column + to,
-        };
-        const grid = [Math.ceil(span / tile), Math.ceil(tokens / tile)] as const;
-        this.kernels.get(tile)!.encode(commands, { weights: data, scales, x, out }, params, grid);
-      }
+    const { rows, cols } = weights, tokens = x.shape[0]!, stride = out.shape[1]!;
+    const tile = chooseMatmulTile(tokens, rows, [...this.kernels.keys()]), kernel = this.kernels.get(tile)!;
+    for (const { data, scales, ...run } of matmulRuns(this.type, weights, { x, out }, column)) {
+      const params = { ...run, tokens, units: Math.ceil(cols / UNIT), quads: cols / 4, stride };
+      const grid = [Math.ceil(run.rows / tile), Math.ceil(tokens / tile)] as const;
+      kernel.encode(commands, { weights: data, scales, x, out }, params, grid);
     }
   }
 }

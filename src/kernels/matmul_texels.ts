@@ -1,17 +1,18 @@
 import type { WeightType } from "../core/model.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
-import { expectShapes, Kernel } from "../gpu/kernel.ts";
+import { Kernel } from "../gpu/kernel.ts";
 import { Tensor } from "../gpu/tensor.ts";
 import { matmul_texels } from "../gpu/wgsl.gen.ts";
-import { expectWeights, type WeightMatrix, weightPart, weightStore } from "./weights.ts";
+import { matmulRuns, type MatmulTensors } from "./matmul_form.ts";
+import { type WeightMatrix, weightPart, weightStore } from "./weights.ts";
 
 /** Rows that a workgroup makes. */
 const ROWS = 32;
 /** Bytes of x that every device binds as uniform, and what it must begin at a multiple of. */
 const UNIFORM_BYTES = 65536, ALIGNMENT = 256;
 
-/** Fewer tokens go one by one: they do not earn what a driver takes to compile the kernel for more, a second or two. */
+/** Fewer tokens go one by one: they do not earn what a driver takes to compile the kernel for more. */
 const MANY = 32;
 
 /** Tokens that a dispatch takes. */
@@ -61,35 +62,20 @@ export class MatmulTexels {
   encode(
     commands: Commands,
     weights: WeightMatrix,
-    { x, out }: { readonly x: Tensor; readonly out: Tensor },
+    { x, out }: MatmulTensors,
     { column = 0 }: { readonly column?: number } = {},
   ): void {
-    const { rows, cols, paired } = weights, tokens = x.shape[0]!, stride = out.shape[1]!;
-    const action = "multiply tokens by weights", slices = expectWeights(action, weights, this.type, true);
-    expectShapes(action, { x, out }, { x: [tokens, this.cols], out: [tokens, stride] });
-    if (cols !== this.cols) {
-      throw new TypeError(`Cannot ${action} as this kernel is for ${this.cols} columns: they have ${cols}`);
-    }
-    if (column + rows > stride) {
-      throw new TypeError(`Cannot ${action} as 'out' must have ${column + rows} columns: it has ${stride}`);
+    const tokens = x.shape[0]!, stride = out.shape[1]!, runs = matmulRuns(this.type, weights, { x, out }, column, true);
+    if (weights.cols !== this.cols) {
+      throw new TypeError(
+        `Cannot multiply tokens by weights as this kernel is for ${this.cols} columns: they have ${weights.cols}`,
+      );
     }
     const group = tokens < MANY ? 1 : this.group, kernel = this.kernels.get(group)!;
-    const apart = paired && slices.length > 1;
     this.#groupsOf(x, group).forEach((x, i) => {
-      const token = i * group;
-      for (const { row, rows: held, data, scales } of slices) {
-        const span = apart ? held / 2 : held;
-        for (let first = 0, to = row; first < held; first += span, to += rows / 2) {
-          const params = {
-            tokens: Math.min(group, tokens - token),
-            rows: span,
-            first,
-            token,
-            stride,
-            column: column + to,
-          };
-          kernel.encode(commands, { weights: data, scales, x, out }, params, [Math.ceil(span / ROWS)]);
-        }
+      const token = i * group, own = { token, tokens: Math.min(group, tokens - token), stride };
+      for (const { data, scales, ...run } of runs) {
+        kernel.encode(commands, { weights: data, scales, x, out }, { ...run, ...own }, [Math.ceil(run.rows / ROWS)]);
       }
     });
   }

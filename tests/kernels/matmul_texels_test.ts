@@ -73,7 +73,8 @@ Deno.test("matmul_texels", async (t) => {
     assertThrows(() => op.encode(list, weights, { x, out }, { column: 2 }), TypeError, "must have 10 columns");
     assertThrows(() => f32.encode(list, weights, { x, out }), TypeError, "is for F32 weights");
     assertThrows(() => op.encode(list, buffers, { x, out }), TypeError, "in texels: these are in buffers");
-    assertThrows(() => op.encode(list, other, { x, out }), TypeError, "is for 64 columns: they have 128");
+    using wide = gpu.alloc("x", "f32", [33, 128]);
+    assertThrows(() => op.encode(list, other, { x: wide, out }), TypeError, "is for 64 columns: they have 128");
     assertThrows(() => op.encode(list, weights, { x, out }), RangeError, "whole groups of 8 tokens");
     await assertRejects(() => MatmulTexels.create(gpu, { type: "F16", cols: 96 }), RangeError, "16384 columns: 96");
   });

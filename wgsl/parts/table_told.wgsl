@@ -1,5 +1,5 @@
-// The function of table_shared.wgsl for a CPU, whose lanes read one after the other: four lanes read a pair each and tell
-// the others. Lanes of a subgroup are consecutive, and there are at least four of them, which read the same word.
+// The function of table_shared.wgsl for a CPU, as told.wgsl has it: four lanes read a pair each. All lanes of a subgroup
+// read the same word.
 
 fn table_alike(at: u32, lane: u32) -> vec4u {
     let own = table[at][lane & 3u];

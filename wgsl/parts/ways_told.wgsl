@@ -1,15 +1,5 @@
-// The functions of ways_shared.wgsl for a CPU, whose lanes read one after the other: eight lanes read a column each, of two
-// pairs or two words, and tell the others. Lanes of a subgroup are consecutive; it has eight or sixteen.
-
-/// Columns 0 to 3 and 4 to 7, of which `own` is column `lane & 7`.
-fn told(own: vec4f) -> Two {
-    return Two(
-        mat4x4f(subgroupBroadcast(own, 0u), subgroupBroadcast(own, 1u), subgroupBroadcast(own, 2u),
-            subgroupBroadcast(own, 3u)),
-        mat4x4f(subgroupBroadcast(own, 4u), subgroupBroadcast(own, 5u), subgroupBroadcast(own, 6u),
-            subgroupBroadcast(own, 7u)),
-    );
-}
+// The functions of ways_shared.wgsl for a CPU: columns told are of two pairs, or of two words.
+#import told
 
 fn inner_of(sums: Two, re: mat4x4f, im: mat4x4f, u: u32, v: u32) -> Two {
     let a = unpack2x16float(u);
@@ -27,12 +17,12 @@ fn offsets(row: u32, pair: u32, pairs: u32, gram_at: u32, lane: u32) -> Two {
         let v = table[((row + 64u) * PAIRS + d) >> 2u];
         let re = told(sh_left[d + next].re[column]);
         let im = told(sh_left[d + next].im[column]);
-        sums = inner_of(sums, re.u, im.u, u.x, v.x);
-        sums = inner_of(sums, re.v, im.v, u.y, v.y);
+        sums = inner_of(sums, re.low, im.low, u.x, v.x);
+        sums = inner_of(sums, re.high, im.high, u.y, v.y);
         let re_on = told(sh_left[d + 2u + next].re[column]);
         let im_on = told(sh_left[d + 2u + next].im[column]);
-        sums = inner_of(sums, re_on.u, im_on.u, u.z, v.z);
-        sums = inner_of(sums, re_on.v, im_on.v, u.w, v.w);
+        sums = inner_of(sums, re_on.low, im_on.low, u.z, v.z);
+        sums = inner_of(sums, re_on.high, im_on.high, u.w, v.w);
     }
     return Two(plus(sums.u * -2.0, gram[gram_at]), plus(sums.v * -2.0, gram[gram_at + 64u]));
 }
@@ -43,8 +33,8 @@ fn nearest_of(at: u32, lane: u32) -> mat4x4f {
     var nearest = mat4x4f(none, none, none, none);
     for (var b = 0u; b < 64u; b += 2u) {
         let two = told(sh_offset[b + ((lane >> 2u) & 1u)][lane & 3u]);
-        nearest = least_of(nearest, plus(two.u, gram[at + b * 64u]));
-        nearest = least_of(nearest, plus(two.v, gram[at + b * 64u + 64u]));
+        nearest = least_of(nearest, plus(two.low, gram[at + b * 64u]));
+        nearest = least_of(nearest, plus(two.high, gram[at + b * 64u + 64u]));
     }
     return nearest;
 }
