@@ -1,12 +1,13 @@
 import { attnDecodeShapes } from "../src/core/shapes.ts";
-import { AttnDecode, attnDecodeSplits, chooseAttnDecode } from "../src/kernels/attn_decode.ts";
+import { AttnDecode } from "../src/kernels/attn_decode.ts";
+import { attnWalkSplits, chooseAttnWalk } from "../src/kernels/attn_walk.ts";
 import { random } from "./_attn.ts";
 import { bench, ROTATE_BYTES, time } from "./_harness.ts";
 
 const { gpu, software } = await bench();
 const contexts = software ? [1024] : [1024, 8192, 32768, 131072], rotated = software ? 2 ** 22 : ROTATE_BYTES;
 for (const [qHeads, kvHeads, tokens] of [[32, 8, 1], [64, 8, 1], [32, 32, 1], [32, 8, 16]] as const) {
-  const heads = { qHeads, kvHeads, headDim: 128 }, chosen = chooseAttnDecode(heads, gpu);
+  const heads = { qHeads, kvHeads, headDim: 128 }, chosen = chooseAttnWalk(heads, gpu);
   for (const seen of contexts) {
     const dims = { ...heads, tokens, capacity: seen + tokens - 1, states: 2 * chosen.states };
     const shapes = attnDecodeShapes(dims);
@@ -24,7 +25,7 @@ for (const [qHeads, kvHeads, tokens] of [[32, 8, 1], [64, 8, 1], [32, 32, 1], [3
         [0.5, 1, 2].map((factor) => ({ ...chosen, chunkLanes, states: factor * chosen.states }))
       );
     for (const variant of variants) {
-      const op = await AttnDecode.create(gpu, heads, { variant }), splits = attnDecodeSplits(variant, seen, tokens);
+      const op = await AttnDecode.create(gpu, heads, { variant }), splits = attnWalkSplits(variant, seen, tokens);
       await time(
         `attn_decode ${qHeads}/${kvHeads} T=${tokens} seen=${seen} lanes=${variant.chunkLanes} splits=${splits}`,
         bytes,

@@ -9,24 +9,8 @@
 //   partial_o   f32    [states][R][HEAD_DIM]        R = T * K * GROUP; state `state` + split
 //   partial_md  vec2f  [states][R]
 //
-// A workgroup per split (x), key/value head (y) and new token (z). The GROUP query heads of a key/value head are cut
-// into CHUNKS chunks of HEADS, each with CHUNK_LANES lanes. In a chunk TOKEN_LANES lanes take a token's row, eight
-// channels each, so that a load is 16 bytes; every group of them walks its own tokens, four at a time, with an online
-// softmax of its own, and the groups are folded at the end. With subgroups the walk needs no barrier.
-// A split that saw no token has m = F32_LOWEST, d = 0, o = 0.
-#import heads_4 // @param HEADS_PART heads_1 to heads_4
-#import scores
-
-const CHUNK_LANES: u32 = 64u; // @param lanes per chunk, a power of two
-const CHUNKS: u32 = 1u;       // @param chunks of query heads
-const TOKEN_LANES: u32 = 16u; // @param lanes per token: HEAD_DIM / 8, rounded up to a power of two
-const HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 8
-const GROUP: u32 = 4u;        // @param query heads per key/value head
-const WG: u32 = CHUNK_LANES * CHUNKS;
-const GROUPS: u32 = CHUNK_LANES / TOKEN_LANES;
-const STEP: u32 = 4u * GROUPS; // tokens that a workgroup takes at once
-const OCTETS: u32 = HEAD_DIM / 8u;
-const F32_LOWEST: f32 = -3.4028234663852886e38;
+// A workgroup per split (x), key/value head (y) and new token (z), laid out as parts/attn_walk.wgsl says.
+#import attn_walk
 
 struct Params {
     start: u32,    // first slot
@@ -41,51 +25,6 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> partial_o: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> partial_md: array<vec2f>;
 
-var<workgroup> sh_heads: array<Heads, 4u * WG>;
-
-/// Eight channels of a lane's heads.
-struct Octet {
-    a: Heads,
-    b: Heads,
-    c: Heads,
-    d: Heads,
-    e: Heads,
-    f: Heads,
-    g: Heads,
-    h: Heads,
-}
-
-fn octet_dot(x: Octet, y: vec4u) -> Heads {
-    let ab = unpack2x16float(y.x);
-    let cd = unpack2x16float(y.y);
-    let ef = unpack2x16float(y.z);
-    let gh = unpack2x16float(y.w);
-    let low = fma(x.d, Heads(cd.y), fma(x.c, Heads(cd.x), fma(x.b, Heads(ab.y), x.a * ab.x)));
-    return fma(x.h, Heads(gh.y), fma(x.g, Heads(gh.x), fma(x.f, Heads(ef.y), fma(x.e, Heads(ef.x), low))));
-}
-
-/// x + w y
-fn octet_add(x: Octet, w: Heads, y: vec4u) -> Octet {
-    let ab = unpack2x16float(y.x);
-    let cd = unpack2x16float(y.y);
-    let ef = unpack2x16float(y.z);
-    let gh = unpack2x16float(y.w);
-    return Octet(
-        fma(w, Heads(ab.x), x.a),
-        fma(w, Heads(ab.y), x.b),
-        fma(w, Heads(cd.x), x.c),
-        fma(w, Heads(cd.y), x.d),
-        fma(w, Heads(ef.x), x.e),
-        fma(w, Heads(ef.y), x.f),
-        fma(w, Heads(gh.x), x.g),
-        fma(w, Heads(gh.y), x.h),
-    );
-}
-
-fn octet_scale(x: Octet, w: Heads) -> Octet {
-    return Octet(x.a * w, x.b * w, x.c * w, x.d * w, x.e * w, x.f * w, x.g * w, x.h * w);
-}
-
 /// Four channels, from `at`, of the lane's heads; a chunk's missing last head repeats the group's last.
 fn load_q(row: u32, head: u32, at: u32) -> mat4x4f {
     let a = q[((row + min(head, GROUP - 1u)) * HEAD_DIM + at) / 4u];
@@ -95,125 +34,17 @@ fn load_q(row: u32, head: u32, at: u32) -> mat4x4f {
     return transpose(mat4x4f(a, b, c, d));
 }
 
-/// The chunk's largest over its groups, by head.
-fn groups_max(x: Heads, first: u32, lane: u32) -> Heads {
-    workgroupBarrier();
-    sh_heads[lane] = x;
-    workgroupBarrier();
-    var most = x;
-    for (var i = 0u; i < GROUPS; i++) { most = max(most, sh_heads[first + i * TOKEN_LANES]); }
-    return most;
-}
-
-/// The chunk's sums over its groups.
-fn groups_sum(x: Four, first: u32, lane: u32) -> Four {
-    workgroupBarrier();
-    sh_heads[lane] = x.a;
-    sh_heads[WG + lane] = x.b;
-    sh_heads[2u * WG + lane] = x.c;
-    sh_heads[3u * WG + lane] = x.d;
-    workgroupBarrier();
-    var sum = Four(Heads(0.0), Heads(0.0), Heads(0.0), Heads(0.0));
-    for (var i = 0u; i < GROUPS; i++) {
-        let at = first + i * TOKEN_LANES;
-        sum = Four(
-            sum.a + sh_heads[at],
-            sum.b + sh_heads[WG + at],
-            sum.c + sh_heads[2u * WG + at],
-            sum.d + sh_heads[3u * WG + at],
-        );
-    }
-    return sum;
-}
-
-/// Heads by channel to channels by head.
-fn turn(x: Four) -> mat4x4f {
-    return transpose(mat4x4f(heads_all(x.a), heads_all(x.b), heads_all(x.c), heads_all(x.d)));
-}
-
-fn store(out: u32, head: u32, octet: u32, low: vec4f, high: vec4f, md: vec2f) {
-    if head >= GROUP { return; }
-    partial_o[((out + head) * OCTETS + octet) * 2u] = low;
-    partial_o[((out + head) * OCTETS + octet) * 2u + 1u] = high;
-    if octet == 0u { partial_md[out + head] = md; }
-}
-
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) wg: vec3u,
     @builtin(num_workgroups) grid: vec3u,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    scores_begin();
-    let chunk = lane / CHUNK_LANES;
-    let group = (lane % CHUNK_LANES) / TOKEN_LANES;
-    let octet = lane % TOKEN_LANES;
-    let head = chunk * HEADS;
+    let place = place_of(lane);
     let row = (wg.z * grid.y + wg.y) * GROUP;
-
-    // This split's tokens, and the lane's place in a slot's row.
-    let seen = params.seen + wg.z;
-    let span = (seen + grid.x * STEP - 1u) / (grid.x * STEP) * STEP;
-    let first = wg.x * span;
-    let end = min(first + span, seen);
-    let last = max(end, 1u) - 1u;
-    let base = (wg.y * params.capacity + params.start) * OCTETS + min(octet, OCTETS - 1u);
-    let mine = group + (lane & 3u) * GROUPS; // the token whose score this lane ends up with
-
-    let held = f32(octet < OCTETS); // lanes past the row's end add nothing
-    let at = min(octet, OCTETS - 1u) * 8u;
-    let x = load_q(row, head, at) * held;
-    let y = load_q(row, head, at + 4u) * held;
-    let own = Octet(
-        heads_of(x[0]), heads_of(x[1]), heads_of(x[2]), heads_of(x[3]),
-        heads_of(y[0]), heads_of(y[1]), heads_of(y[2]), heads_of(y[3]),
-    );
-
-    var m = Heads(F32_LOWEST);
-    var d = Heads(0.0);
-    var o = octet_scale(own, Heads(0.0));
-    var k0 = keys[base + min(first + group, last) * OCTETS];
-    var k1 = keys[base + min(first + group + GROUPS, last) * OCTETS];
-    var k2 = keys[base + min(first + group + 2u * GROUPS, last) * OCTETS];
-    var k3 = keys[base + min(first + group + 3u * GROUPS, last) * OCTETS];
-    for (var n = first; n < end; n += STEP) {
-        let t = n + group;
-        let v0 = values[base + min(t, last) * OCTETS];
-        let v1 = values[base + min(t + GROUPS, last) * OCTETS];
-        let v2 = values[base + min(t + 2u * GROUPS, last) * OCTETS];
-        let v3 = values[base + min(t + 3u * GROUPS, last) * OCTETS];
-        let part = Four(octet_dot(own, k0), octet_dot(own, k1), octet_dot(own, k2), octet_dot(own, k3));
-        k0 = keys[base + min(t + STEP, last) * OCTETS]; // the next keys travel while these are weighed
-        k1 = keys[base + min(t + STEP + GROUPS, last) * OCTETS];
-        k2 = keys[base + min(t + STEP + 2u * GROUPS, last) * OCTETS];
-        k3 = keys[base + min(t + STEP + 3u * GROUPS, last) * OCTETS];
-
-        let inside = n + mine < end;
-        let s = select(Heads(F32_LOWEST), scores_sum(part, lane), inside);
-        let most = max(m, quad_max(s, lane));
-        let w = exp(s - most); // all ones where the group has seen no token yet: the fold below shrinks that to nothing
-        let shrink = exp(m - most);
-        m = most;
-        d = fma(d, shrink, w);
-        let all = quad_all(w, lane);
-        o = octet_add(octet_add(octet_scale(o, shrink), all.a, v0), all.b, v1);
-        o = octet_add(octet_add(o, all.c, v2), all.d, v3);
-    }
-
-    let d_all = quad_all(d, lane);
-    let to = chunk * CHUNK_LANES + octet; // this lane's like in the chunk's first group
-    let most = groups_max(m, to, lane);
-    let shrink = exp(m - most);
-    o = octet_scale(o, shrink);
-    let d_own = (d_all.a + d_all.b + d_all.c + d_all.d) * shrink;
-    let d_sum = heads_all(groups_sum(Four(d_own, d_own, d_own, d_own), to, lane).a);
-    let low = turn(groups_sum(Four(o.a, o.b, o.c, o.d), to, lane));
-    let high = turn(groups_sum(Four(o.e, o.f, o.g, o.h), to, lane));
-    if group > 0u || octet >= OCTETS { return; }
-    let out = (params.state + wg.x) * grid.z * grid.y * GROUP + row;
-    let m_all = heads_all(most);
-    store(out, head, octet, low[0], high[0], vec2f(m_all.x, d_sum.x));
-    if HEADS > 1u { store(out, head + 1u, octet, low[1], high[1], vec2f(m_all.y, d_sum.y)); }
-    if HEADS > 2u { store(out, head + 2u, octet, low[2], high[2], vec2f(m_all.z, d_sum.z)); }
-    if HEADS > 3u { store(out, head + 3u, octet, low[3], high[3], vec2f(m_all.w, d_sum.w)); }
+    let at = min(place.octet, OCTETS - 1u) * 8u;
+    let own = octet_of(load_q(row, place.head, at), load_q(row, place.head, at + 4u), place.octet);
+    let split = split_of(wg.x, grid.x, params.seen + wg.z);
+    let walked = walk(own, split, (wg.y * params.capacity + params.start) * OCTETS, place, lane);
+    store_all((params.state + wg.x) * grid.z * grid.y * GROUP + row, walked, place);
 }

@@ -17,6 +17,7 @@
 #import octet
 #import further_at
 #import turns
+#import halves
 
 const WG: u32 = 64u;          // @param lanes per workgroup
 const HEAD_DIM: u32 = 128u;   // @param channels per head, a multiple of 8
@@ -27,7 +28,6 @@ const BITS: u32 = 132u;       // @param bits of a token and head
 const MORE_BITS: u32 = 0u;    // @param bits of a token's further codes and gain
 const ROTATE: bool = false;   // @param keys come out rotated
 const QUADS: u32 = HEAD_DIM / 8u;
-const F16_HIGHEST: f32 = 65504.0;
 
 struct Params {
     base: u32,     // position of the stream's token 0
@@ -44,11 +44,6 @@ struct Params {
 @group(0) @binding(5) var<storage, read> rope_table: array<vec4f>;
 @group(0) @binding(6) var<storage, read> more: array<u32>;
 @group(0) @binding(7) var<storage, read_write> out: array<vec2u>;
-
-fn pack(x: vec4f) -> vec2u {
-    let held = clamp(x, vec4f(-F16_HIGHEST), vec4f(F16_HIGHEST));
-    return vec2u(pack2x16float(held.xy), pack2x16float(held.zw));
-}
 
 /// The sum of the further stages, before its gain, of the token of a head whose rank is `rank`.
 fn further_words(head: u32, rank: u32, quad: u32) -> Words {

@@ -12,6 +12,7 @@
 // Pair d of a head is its channels d and d + PAIRS. A lane takes four pairs of one head: workgroups cover a token's
 // heads along x, tokens along y, and along z where y is full. What half precision cannot hold is clamped to its largest.
 #import rope
+#import halves
 
 const WG: u32 = 64u;              // @param lanes per workgroup
 const HEAD_DIM: u32 = 128u;       // @param channels per head, a multiple of 8
@@ -21,7 +22,6 @@ const ROTATE_KEYS: bool = true;   // @param keys go into the cache after their r
 const PAIRS: u32 = HEAD_DIM / 2u;
 const HEADS: u32 = Q_HEADS + 2u * KV_HEADS;
 const QUADS: u32 = PAIRS / 4u;    // vec4f in half a head
-const F16_HIGHEST: f32 = 65504.0;
 
 struct Params {
     tokens: u32,
@@ -35,11 +35,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> q: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> keys: array<vec2u>;
 @group(0) @binding(5) var<storage, read_write> values: array<vec2u>;
-
-fn pack(x: vec4f) -> vec2u {
-    let held = clamp(x, vec4f(-F16_HIGHEST), vec4f(F16_HIGHEST));
-    return vec2u(pack2x16float(held.xy), pack2x16float(held.zw));
-}
 
 @compute @workgroup_size(WG)
 fn main(

@@ -10,6 +10,7 @@ import type { Tensor } from "../gpu/tensor.ts";
 import { AttnDecode } from "../kernels/attn_decode.ts";
 import { AttnMerge } from "../kernels/attn_merge.ts";
 import { AttnPrefill } from "../kernels/attn_prefill.ts";
+import { AttnStep } from "../kernels/attn_step.ts";
 import { RopeStore } from "../kernels/rope_store.ts";
 import {
   type AttentionDims,
@@ -31,6 +32,8 @@ export class ExactAttention implements Disposable {
   readonly ropeTable: Tensor;
   readonly partialO: Tensor;
   readonly partialMd: Tensor;
+  /** Those of one split. */
+  readonly wholeMd: Tensor;
   readonly #queries: Tensor;
   readonly #sums: Tensor;
   readonly #views = new Map<number, { q: Tensor; md: Tensor }>();
@@ -41,10 +44,11 @@ export class ExactAttention implements Disposable {
     readonly frequencies: Float64Array,
     context: number,
     chunk: number,
-    readonly store: RopeStore,
-    readonly decode: AttnDecode,
+    readonly step: AttnStep,
     readonly merge: AttnMerge,
+    readonly store: RopeStore,
     readonly prefill: AttnPrefill,
+    readonly decode: AttnDecode,
   ) {
     const { qHeads, headDim } = dims, rows = ropeTableRows(context), { states } = decode.variant;
     const alloc = (label: string, ...shape: number[]): Tensor => this.#owned.use(gpu.alloc(label, "f32", shape));
@@ -52,6 +56,7 @@ export class ExactAttention implements Disposable {
     gpu.write(this.ropeTable, ropeTable(frequencies, context));
     this.partialO = alloc("partial outputs", states, qHeads, headDim);
     this.partialMd = alloc("partial maxima and sums", states, qHeads, 2);
+    this.wholeMd = this.partialMd.view(0, [1, qHeads, 2]);
     this.#queries = alloc("rotated queries", chunk, qHeads, headDim);
     this.#sums = alloc("maxima and sums", 1, chunk * qHeads, 2);
   }
@@ -68,13 +73,14 @@ export class ExactAttention implements Disposable {
     context: number,
     chunk: number,
   ): Promise<ExactAttention> {
-    const [store, decode, merge, prefill] = await Promise.all([
-      RopeStore.create(gpu, dims),
-      AttnDecode.create(gpu, dims),
+    const kernels = await Promise.all([
+      AttnStep.create(gpu, dims),
       AttnMerge.create(gpu, dims.headDim),
+      RopeStore.create(gpu, dims),
       AttnPrefill.create(gpu, dims),
+      AttnDecode.create(gpu, dims),
     ]);
-    return new ExactAttention(gpu, dims, frequencies, context, chunk, store, decode, merge, prefill);
+    return new ExactAttention(gpu, dims, frequencies, context, chunk, ...kernels);
   }
 
   /** Rotated queries `[T][Q][D]` and row states `[1][T·Q][2]` of a span. */
@@ -103,8 +109,8 @@ export class ExactCache implements KvCache {
   #pending = 0;
   readonly #owned = new DisposableStack();
   readonly #layers: readonly { keys: Tensor; values: Tensor }[];
-  /** The output of a step as the merge kernel sees it, by the tensor that the decoder gives. */
-  #out: { given: Tensor; rows: Tensor } | undefined;
+  /** The output of a step as rows and as a state of all splits, by the tensor that the decoder gives. */
+  #out: { given: Tensor; rows: Tensor; state: Tensor } | undefined;
 
   constructor(readonly attention: ExactAttention, readonly layers: number, readonly capacity: number) {
     const { kvHeads, headDim } = attention.dims, shape = [kvHeads, capacity, headDim / 2];
@@ -143,19 +149,24 @@ export class ExactCache implements KvCache {
     { qkv, out }: { qkv: Tensor; out: Tensor },
     { offset, tokens }: Span,
   ): void {
-    const { store, decode, merge, prefill, ropeTable, partialO, partialMd, dims } = this.attention;
-    const { keys, values } = this.#layers[layer]!,
-      { q, md } = this.attention.views(tokens),
-      slot = this.#length + offset;
-    store.encode(commands, { qkv, ropeTable, q, keys, values }, { tokens, position: slot, slot });
+    const { step, merge, store, prefill, ropeTable, partialO, partialMd, wholeMd, dims } = this.attention;
+    const { keys, values } = this.#layers[layer]!, { qHeads: rows, headDim } = dims, slot = this.#length + offset;
     if (tokens > 1) {
+      const { q, md } = this.attention.views(tokens);
+      store.encode(commands, { qkv, ropeTable, q, keys, values }, { tokens, position: slot, slot });
       prefill.encode(commands, { q, keys, values, out, md }, { tokens, start: 0, seen: slot + 1 });
       return;
     }
-    const splits = decode.encode(commands, { q, keys, values, partialO, partialMd }, { start: 0, seen: slot + 1 });
-    const rows = dims.qHeads;
-    if (this.#out?.given !== out) this.#out = { given: out, rows: out.view(0, [rows, dims.headDim]) };
-    merge.encode(commands, { partialO, partialMd, out: this.#out.rows }, { rows, splits, headDim: dims.headDim });
+    if (this.#out?.given !== out) {
+      this.#out = { given: out, rows: out.view(0, [rows, headDim]), state: out.view(0, [1, rows, headDim]) };
+    }
+    const splits = step.splits(slot), io = { qkv, ropeTable, keys, values }, at = { position: slot, splits };
+    if (splits === 1) {
+      step.encode(commands, { ...io, partialO: this.#out.state, partialMd: wholeMd }, at);
+      return;
+    }
+    step.encode(commands, { ...io, partialO, partialMd }, at);
+    merge.encode(commands, { partialO, partialMd, out: this.#out.rows }, { rows, splits, headDim });
   }
 
   endLayer(): void {}

@@ -86,6 +86,15 @@ export function attnDecodeShapes(
   };
 }
 
+/** Tensors of `attn_step`; `states` as for `attn_decode`, `tableRows` as `ropeTableRows` counts them. */
+export function attnStepShapes(
+  dims: Omit<AttnDims, "tokens"> & { readonly states: number; readonly tableRows: number },
+): Record<"qkv" | "ropeTable" | "keys" | "values" | "partialO" | "partialMd", Shape> {
+  const { q: _, ...rest } = attnDecodeShapes({ ...dims, tokens: 1 });
+  const { qkv, ropeTable } = ropeStoreShapes({ ...dims, tokens: 1 });
+  return { qkv, ropeTable, ...rest };
+}
+
 /** Tensors of `attn_prefill`: `out` is one of `states` partial states where there are any, else the attention itself. */
 export function attnPrefillShapes(
   dims: AttnDims & { readonly states?: number },

@@ -14,7 +14,7 @@ export interface AttnStates {
  * @param keys the cache's numbers, `[K][capacity][D]`; values likewise
  */
 export function attnDecodeRef(
-  q: Float32Array,
+  q: ArrayLike<number>,
   keys: Float32Array,
   values: Float32Array,
   dims: AttnDims,

@@ -1,7 +1,8 @@
 import { assertAlmostEquals, assertEquals, assertThrows } from "@std/assert";
 import { attnDecodeShapes, type AttnDims } from "../../src/core/shapes.ts";
 import type { Gpu } from "../../src/gpu/gpu.ts";
-import { AttnDecode, attnDecodeBytes, attnDecodeSplits, chooseAttnDecode } from "../../src/kernels/attn_decode.ts";
+import { AttnDecode } from "../../src/kernels/attn_decode.ts";
+import { attnWalkBytes, attnWalkSplits, chooseAttnWalk } from "../../src/kernels/attn_walk.ts";
 import { attnDecodeRef } from "../../src/ref/attn_decode.ts";
 import { attnMergeRef } from "../../src/ref/attn_merge.ts";
 import type { Round } from "../../src/ref/round.ts";
@@ -36,9 +37,9 @@ const CASES: Case[] = [
 /** Runs one case, its states after a first that stays untouched; gives the states alone. */
 async function run(gpu: Gpu, it: Case, { q, keyBits, valueBits }: AttnSample, state = 1, isFallback = false) {
   const { tokens, qHeads, headDim, start, seen } = it,
-    variant = chooseAttnDecode(it, { limits: gpu.limits, isFallback });
+    variant = chooseAttnWalk(it, { limits: gpu.limits, isFallback });
   const op = await AttnDecode.create(gpu, it, { variant });
-  const splits = it.splits ?? attnDecodeSplits(op.variant, seen, tokens);
+  const splits = it.splits ?? attnWalkSplits(op.variant, seen, tokens);
   const shapes = attnDecodeShapes({ ...it, capacity: start + seen + tokens + 1, states: state + splits });
   using qs = gpu.upload("q", "f32", shapes.q, q), partialO = poisoned(gpu, "partial_o", shapes.partialO);
   using keys = gpu.upload("keys", "u32", shapes.keys, keyBits);
@@ -103,7 +104,7 @@ Deno.test("attn_decode", (t) =>
     await t.step("gives each split's largest score and sum", async () => {
       const it = { headDim: 32, qHeads: 4, kvHeads: 2, tokens: 2, start: 1, seen: 700, splits: 3 };
       const dims = { ...it, capacity: 704 }, sample = attnSample(dims, 1, 702), { md } = await run(gpu, it, sample);
-      const step = 4 * chooseAttnDecode(it, { limits: gpu.limits, isFallback: false }).chunkLanes / 4,
+      const step = 4 * chooseAttnWalk(it, { limits: gpu.limits, isFallback: false }).chunkLanes / 4,
         span = Math.ceil(701 / (3 * step)) * step;
       const want = attnDecodeRef(sample.q, sample.keys, sample.values, dims, { ...it, span });
       md.forEach((x, i) => assertAlmostEquals(x, want.md[i]!, 1e-5 * Math.max(1, Math.abs(want.md[i]!))));
@@ -133,26 +134,26 @@ Deno.test("attnDecodeRef() agrees with a softmax computed at once", () => {
   );
 });
 
-Deno.test("chooseAttnDecode() stays within the device, and splits within their bound", () => {
+Deno.test("chooseAttnWalk() stays within the device, and splits within their bound", () => {
   const limits = { maxComputeInvocationsPerWorkgroup: 256, maxComputeWorkgroupStorageSize: 16384 };
   const small = { limits, isFallback: false };
   for (let headDim = 32; headDim <= 256; headDim += 8) {
     for (const group of [1, 2, 3, 4, 5, 6, 7, 8, 16, 32]) {
       for (const kvHeads of [1, 2, 8, 32]) {
-        const variant = chooseAttnDecode({ qHeads: group * kvHeads, kvHeads, headDim }, small);
-        assertEquals(variant.chunks * variant.chunkLanes <= 256 && attnDecodeBytes(variant) <= 16384, true);
+        const variant = chooseAttnWalk({ qHeads: group * kvHeads, kvHeads, headDim }, small);
+        assertEquals(variant.chunks * variant.chunkLanes <= 256 && attnWalkBytes(variant) <= 16384, true);
         assertEquals(variant.chunks * variant.heads >= group && variant.tokenLanes * 8 >= headDim, true);
-        const onCpu = chooseAttnDecode({ qHeads: group * kvHeads, kvHeads, headDim }, { limits, isFallback: true });
+        const onCpu = chooseAttnWalk({ qHeads: group * kvHeads, kvHeads, headDim }, { limits, isFallback: true });
         assertEquals(onCpu, { ...variant, chunkLanes: variant.tokenLanes });
         for (const tokens of [1, 3, variant.states]) {
           for (const seen of [1, 64, 65, 131072]) {
-            assertEquals(attnDecodeSplits(variant, seen, tokens) * tokens <= variant.states, true);
+            assertEquals(attnWalkSplits(variant, seen, tokens) * tokens <= variant.states, true);
           }
         }
       }
     }
   }
-  const llama = chooseAttnDecode({ qHeads: 32, kvHeads: 8, headDim: 128 }, small);
-  assertEquals([1, 64, 8192, 131072].map((seen) => attnDecodeSplits(llama, seen)), [1, 1, 128, 256]);
-  assertThrows(() => chooseAttnDecode({ qHeads: 64, kvHeads: 1, headDim: 256 }, small), RangeError, "512 are needed");
+  const llama = chooseAttnWalk({ qHeads: 32, kvHeads: 8, headDim: 128 }, small);
+  assertEquals([1, 64, 8192, 131072].map((seen) => attnWalkSplits(llama, seen)), [1, 1, 128, 256]);
+  assertThrows(() => chooseAttnWalk({ qHeads: 64, kvHeads: 1, headDim: 256 }, small), RangeError, "512 are needed");
 });
