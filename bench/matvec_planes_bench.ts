@@ -2,8 +2,8 @@
 import { Matvec } from "../src/kernels/matvec.ts";
 import type { MatvecForm } from "../src/kernels/matvec_form.ts";
 import { chooseMatvecPlanes, MatvecPlanes } from "../src/kernels/matvec_planes.ts";
-import { bench, ROTATE_BYTES, time } from "./_harness.ts";
-import { randomMatrix } from "./_weights.ts";
+import { bench } from "./_harness.ts";
+import { randomMatrices, timeProducts } from "./_weights.ts";
 
 const { gpu, software } = await bench();
 const QKV = { norm: true }, RESIDUAL = { residual: true }, GATED = { norm: true, gated: true };
@@ -23,24 +23,20 @@ const cases: [rows: number, cols: number, form: MatvecForm][] = software ? [[204
 for (const [rows, cols, form] of cases) {
   using x = gpu.upload("x", "f32", [cols], new Float32Array(cols).fill(0.1));
   using gain = gpu.upload("gain", "f32", [cols], new Float32Array(cols).fill(1));
-  using out = gpu.alloc("out", "f32", [rows]);
   for (const type of ["Q8_0", "Q4_0"] as const) {
     const planes = chooseMatvecPlanes({ type, rows, cols }, gpu);
     if (!planes) continue;
     using stack = new DisposableStack();
-    const first = stack.use(randomMatrix(gpu, { type, rows, cols })), matrices = [first], { bytes } = first;
-    while (!software && matrices.length * bytes < ROTATE_BYTES) {
-      matrices.push(stack.use(randomMatrix(gpu, { type, rows, cols })));
-    }
+    const matrices = await randomMatrices(stack, { type, rows, cols });
     const ops = {
-      matvec: await Matvec.create(gpu, first, form),
+      matvec: await Matvec.create(gpu, matrices[0]!, form),
       matvec_planes: await MatvecPlanes.create(gpu, type, form, planes),
     };
-    const about = `${type} ${rows}x${cols} ${Object.keys(form).join(" ")}`.trim(), count = matrices.length;
+    const about = `${type} ${rows}x${cols} ${Object.keys(form).join(" ")}`.trim();
     for (const [name, op] of Object.entries(ops)) {
-      await time(`${name} ${about}, ${count} in a row`, bytes * count, (commands) => {
-        for (const matrix of matrices) op.encode(commands, matrix, { x, gain, out }, { eps: 1e-5 });
-      }, { repetitions: 20 });
+      await timeProducts(`${name} ${about}`, matrices, rows, (commands, matrix, out) => {
+        op.encode(commands, matrix, { x, gain, out }, { eps: 1e-5 });
+      });
     }
   }
 }

@@ -9,8 +9,9 @@
 //   gain   f32  [cols], read with NORM only
 //   out    f32  [rows], from out_first on
 //
-// A lane has sixteen columns, half a block of weights, and these have a step: 2^-21 128/127 times the power of two at or
-// below the largest of them. q is three planes of signed bytes, which meet the weights' bytes four products at a time.
+// A lane has the columns of a load of 16 bytes, half a block of Q8_0 or a whole one of Q4_0, and these have a step: 2^-21
+// 128/127 times the power of two at or below the largest of them. q is three planes of signed bytes, which meet the
+// weights' bytes four products at a time.
 //
 // A lane makes the planes of its own columns, keeps them in registers, and takes these columns of all rows that the
 // workgroup makes, eight at a time: the next eight travel while the lanes add up. Columns past the last count as zeros; one
@@ -18,7 +19,7 @@
 #import planes_q8_0 // @param WEIGHT planes_q8_0 or planes_q4_0
 #import row_sums
 
-const WG: u32 = 256u;         // @param lanes per workgroup, one for sixteen columns; with subgroups whole ones
+const WG: u32 = 256u;         // @param lanes per workgroup, one a load; with subgroups whole ones
 const NORM: bool = false;     // @param
 const RESIDUAL: bool = false; // @param
 const GATED: bool = false;    // @param
@@ -28,7 +29,7 @@ const OUTS: u32 = select(ROWS, ROWS / 2u, GATED);
 
 struct Params {
     rows: u32,
-    loads: u32, // of a row, of sixteen columns
+    loads: u32, // of a row
     quads: u32, // cols / 4
     x_quad: u32,
     out_first: u32,
@@ -42,27 +43,44 @@ struct Params {
 @group(0) @binding(4) var<storage, read> gain: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 
-/// Sixteen columns: bytes of 2^16, of 2^8, and of 1, and the step.
-struct Columns {
+/// Numbers of a lane's columns, sixteen a matrix.
+alias Numbers = array<mat4x4f, SIXTEENS>;
+
+/// Sixteen columns: bytes of 2^16, of 2^8, and of 1.
+struct Planes {
     a: vec4u,
     b: vec4u,
     c: vec4u,
+}
+
+/// A lane's columns, and their step.
+struct Columns {
+    planes: array<Planes, SIXTEENS>,
     step: f32,
 }
 
-/// A lane's part of a row, and the pair of scales that has its own.
+/// A lane's part of a row, and the pair of scales that has its block's.
 struct Part {
     load: Load,
     scales: u32,
 }
 
-fn x_at(lane: u32, i: u32) -> vec4f {
-    let quad = quad_of(lane, i);
+/// The first quad of x of a lane's sixteen columns.
+fn quad_of(lane: u32, sixteen: u32) -> u32 {
+    return 4u * (SIXTEENS * lane + sixteen);
+}
+
+fn x_at(quad: u32) -> vec4f {
     return select(vec4f(), x[params.x_quad + quad], quad < params.quads);
 }
 
-fn gain_at(lane: u32, i: u32) -> vec4f {
-    return gain[quad_of(lane, i)];
+fn x_of(lane: u32, sixteen: u32) -> mat4x4f {
+    let quad = quad_of(lane, sixteen);
+    return mat4x4f(x_at(quad), x_at(quad + 1u), x_at(quad + 2u), x_at(quad + 3u));
+}
+
+fn gained(v: mat4x4f, quad: u32) -> mat4x4f {
+    return mat4x4f(v[0] * gain[quad], v[1] * gain[quad + 1u], v[2] * gain[quad + 2u], v[3] * gain[quad + 3u]);
 }
 
 fn squares_of(v: mat4x4f) -> f32 {
@@ -97,36 +115,57 @@ fn split(v: vec4f, inverse: f32) -> vec3u {
     return vec3u(low_bytes(a), low_bytes(b), low_bytes(q));
 }
 
-/// Free of branches, so that the weights' loads stay before it.
-fn columns(v: mat4x4f) -> Columns {
-    let most = largest(v);
-    // From 2^-103 down the power stays, so that it and its inverse are normal numbers.
-    let power = max(most & INFINITY, 24u << 23u);
-    let inverse = bitcast<f32>((275u << 23u) - power) * (127.0 / 128.0);
-    let step = bitcast<f32>(power - (21u << 23u)) * (128.0 / 127.0 / LEVEL);
-    let held = bitcast<f32>(select(bitcast<u32>(step), 0x7fc00000u, most >= INFINITY));
+/// Sixteen columns' bytes.
+fn planes_of(v: mat4x4f, inverse: f32) -> Planes {
     let x = split(v[0], inverse);
     let y = split(v[1], inverse);
     let z = split(v[2], inverse);
     let w = split(v[3], inverse);
-    return Columns(vec4u(x.x, y.x, z.x, w.x), vec4u(x.y, y.y, z.y, w.y), vec4u(x.z, y.z, z.z, w.z), held);
+    return Planes(vec4u(x.x, y.x, z.x, w.x), vec4u(x.y, y.y, z.y, w.y), vec4u(x.z, y.z, z.z, w.z));
 }
 
-fn plane_dot(w: vec4u, plane: vec4u) -> i32 {
-    return i32(ZERO) + dot4I8Packed(w.x, plane.x) + dot4I8Packed(w.y, plane.y) + dot4I8Packed(w.z, plane.z) +
+/// Free of branches, so that the weights' loads stay before it.
+fn columns(v: Numbers) -> Columns {
+    var most = largest(v[0]);
+    if SIXTEENS > 1u { most = max(most, largest(v[SIXTEENS - 1u])); }
+    // From 2^-103 down the power stays, so that it and its inverse are normal numbers.
+    let power = max(most & INFINITY, 24u << 23u);
+    let inverse = bitcast<f32>((275u << 23u) - power) * (127.0 / 128.0);
+    let step = bitcast<f32>(power - (21u << 23u)) * (128.0 / 127.0 / LEVEL);
+    var own: Columns;
+    own.step = bitcast<f32>(select(bitcast<u32>(step), 0x7fc00000u, most >= INFINITY));
+    own.planes[0] = planes_of(v[0], inverse);
+    if SIXTEENS > 1u { own.planes[SIXTEENS - 1u] = planes_of(v[SIXTEENS - 1u], inverse); }
+    return own;
+}
+
+fn bytes_dot(w: vec4u, plane: vec4u) -> i32 {
+    return dot4I8Packed(w.x, plane.x) + dot4I8Packed(w.y, plane.y) + dot4I8Packed(w.z, plane.z) +
         dot4I8Packed(w.w, plane.w);
 }
 
-fn number(bits: i32) -> f32 {
-    return bitcast<f32>(bits) - ROUNDING;
+/// Products of a load's columns with each plane.
+fn planes_dot(load: Load, own: Columns) -> vec3i {
+    let w = signed_bytes(load, 0u);
+    let x = own.planes[0];
+    var sum = vec3i(bytes_dot(w, x.a), bytes_dot(w, x.b), bytes_dot(w, x.c));
+    if SIXTEENS > 1u {
+        let w_last = signed_bytes(load, SIXTEENS - 1u);
+        let last = own.planes[SIXTEENS - 1u];
+        sum += vec3i(bytes_dot(w_last, last.a), bytes_dot(w_last, last.b), bytes_dot(w_last, last.c));
+    }
+    return sum;
+}
+
+/// A sum below 2^22 as a number.
+fn number(sum: i32) -> f32 {
+    return bitcast<f32>(sum + i32(ZERO)) - ROUNDING;
 }
 
 /// The product with a lane's columns, but for its scale and their step.
 fn load_dot(load: Load, x: Columns) -> f32 {
-    let w = signed_bytes(load);
-    let a = number(plane_dot(w, x.a));
-    let b = number(plane_dot(w, x.b));
-    return fma(a, 65536.0, fma(b, 256.0, number(plane_dot(w, x.c))));
+    let sum = planes_dot(load, x);
+    return fma(number(sum.x), 65536.0, fma(number(sum.y), 256.0, number(sum.z)));
 }
 
 /// Where the k-th of a lane's eight loads is, one of each of the rows from `row` on.
@@ -137,7 +176,7 @@ fn place(row: u32, k: u32, lane: u32) -> u32 {
 
 fn part_at(row: u32, k: u32, lane: u32) -> Part {
     let at = place(row, k, lane);
-    return Part(weights[at], scales[at >> 2u]);
+    return Part(weights[at], scales[at * SIXTEENS >> 2u]);
 }
 
 fn eight(row: u32, lane: u32) -> array<Part, 8> {
@@ -149,7 +188,8 @@ fn eight(row: u32, lane: u32) -> array<Part, 8> {
 
 /// What the k-th load adds to its row.
 fn product(part: Part, row: u32, k: u32, lane: u32, x: Columns) -> f32 {
-    let scale = unpack2x16float(part.scales >> ((place(row, k, lane) & 2u) << 3u)).x;
+    let block = place(row, k, lane) * SIXTEENS >> 1u;
+    let scale = unpack2x16float(part.scales >> ((block & 1u) << 4u)).x;
     return scale * x.step * load_dot(part.load, x);
 }
 
@@ -159,11 +199,16 @@ fn main(@builtin(workgroup_id) wg: vec3u, @builtin(local_invocation_index) lane:
     let end = min(first + params.span, params.rows);
     var parts = eight(first, lane);
 
-    var v = mat4x4f(x_at(lane, 0u), x_at(lane, 1u), x_at(lane, 2u), x_at(lane, 3u));
+    var v: Numbers;
+    v[0] = x_of(lane, 0u);
+    if SIXTEENS > 1u { v[SIXTEENS - 1u] = x_of(lane, SIXTEENS - 1u); }
     let room = rows_begin();
     if NORM {
-        rows_note(room, vec4f(squares_of(v), 0.0, 0.0, 0.0), lane);
-        v = mat4x4f(v[0] * gain_at(lane, 0u), v[1] * gain_at(lane, 1u), v[2] * gain_at(lane, 2u), v[3] * gain_at(lane, 3u));
+        var squares = squares_of(v[0]);
+        if SIXTEENS > 1u { squares += squares_of(v[SIXTEENS - 1u]); }
+        rows_note(room, vec4f(squares, 0.0, 0.0, 0.0), lane);
+        v[0] = gained(v[0], quad_of(lane, 0u));
+        if SIXTEENS > 1u { v[SIXTEENS - 1u] = gained(v[SIXTEENS - 1u], quad_of(lane, SIXTEENS - 1u)); }
     }
     let own = columns(v);
 

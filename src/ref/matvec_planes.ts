@@ -18,9 +18,9 @@ export function matvecPlanesRef(
   return matvecRef(weights, roundToPlanes(v, type).map((n) => n * norm), form);
 }
 
-/** The lane that has a column: half a block's bytes are its own, of nibbles the low ones and the high ones. */
+/** The lane that has a column: half a block of bytes is its own, or a whole one of nibbles. */
 export function planesLane(column: number, type: PlanesType): number {
-  return type === "Q8_0" ? column >> 4 : 2 * (column >> 5) + (column >> 3 & 1);
+  return column >> (type === "Q8_0" ? 4 : 5);
 }
 
 /** Rounds to multiples of a step, one for every lane's columns, by which the largest of them is 23 bits. */
