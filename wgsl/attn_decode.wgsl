@@ -42,9 +42,18 @@ fn main(
 ) {
     let place = place_of(lane);
     let row = (wg.z * grid.y + wg.y) * GROUP;
-    let at = min(place.octet, OCTETS - 1u) * 8u;
-    let own = octet_of(load_q(row, place.head, at), load_q(row, place.head, at + 4u), place.octet);
     let split = split_of(wg.x, grid.x, params.seen + wg.z);
-    let walked = walk(own, split, (wg.y * params.capacity + params.start) * OCTETS, place, lane);
+    let slots = (wg.y * params.capacity + params.start) * OCTETS;
+    let begun = first_keys(split, slots, place);
+
+    let held = f32(place.octet < OCTETS); // lanes past the row's end add nothing
+    let at = min(place.octet, OCTETS - 1u) * 8u;
+    let x = load_q(row, place.head, at) * held;
+    let y = load_q(row, place.head, at + 4u) * held;
+    let own = Octet(
+        heads_of(x[0]), heads_of(x[1]), heads_of(x[2]), heads_of(x[3]),
+        heads_of(y[0]), heads_of(y[1]), heads_of(y[2]), heads_of(y[3]),
+    );
+    let walked = walk(own, begun, split, slots, place, lane);
     store_all((params.state + wg.x) * grid.z * grid.y * GROUP + row, walked, place);
 }

@@ -35,41 +35,63 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> partial_o: array<vec4f>;
 @group(0) @binding(6) var<storage, read_write> partial_md: array<vec2f>;
 
-/// How four channels turn: cosines, and sines with the sign that their pairs' other channels count by.
-fn turn_of(at: u32) -> mat2x4f {
-    let pair = at % PAIRS; // quads lie in one half: PAIRS is a multiple of 4
+const QUADS: u32 = 2u * OCTETS;
+
+/// Cosines of a quad's channels, and sines as their pairs' other channels count: those of the first half are subtracted.
+fn turn_of(quad: u32) -> mat2x4f {
+    let pair = 4u * (quad % OCTETS);
     let a = rope(params.position, pair);
     let b = rope(params.position, pair + 1u);
     let c = rope(params.position, pair + 2u);
     let d = rope(params.position, pair + 3u);
-    return mat2x4f(vec4f(a.x, b.x, c.x, d.x), vec4f(a.y, b.y, c.y, d.y) * select(1.0, -1.0, at < PAIRS));
+    return mat2x4f(vec4f(a.x, b.x, c.x, d.x), vec4f(a.y, b.y, c.y, d.y) * select(1.0, -1.0, quad < OCTETS));
 }
 
-/// Four channels, from `at`, of a head of qkv, turned.
-fn turned(head: u32, at: u32, turn: mat2x4f) -> vec4f {
-    let row = head * (HEAD_DIM / 4u);
-    return qkv[row + at / 4u] * turn[0] + qkv[row + (at + PAIRS) % HEAD_DIM / 4u] * turn[1];
+/// A quad of a head of qkv, turned.
+fn turned(head: u32, quad: u32, turn: mat2x4f) -> vec4f {
+    return qkv[head * QUADS + quad] * turn[0] + qkv[head * QUADS + (quad + OCTETS) % QUADS] * turn[1];
 }
 
-/// Four channels, from `at`, of the lane's heads; a chunk's missing last head repeats the group's last.
-fn load_q(row: u32, head: u32, at: u32) -> mat4x4f {
-    let turn = turn_of(at);
-    let a = turned(row + min(head, GROUP - 1u), at, turn);
-    let b = turned(row + min(head + 1u, GROUP - 1u), at, turn);
-    let c = turned(row + min(head + 2u, GROUP - 1u), at, turn);
-    let d = turned(row + min(head + 3u, GROUP - 1u), at, turn);
-    return transpose(mat4x4f(a, b, c, d)) * (1.0 / sqrt(f32(HEAD_DIM)));
+/// Puts a quad of the chunk's queries, turned and scaled, into sh_heads; a chunk's missing last head repeats the group's.
+fn put_query(row: u32, head: u32, quad: u32, to: u32) {
+    let turn = turn_of(quad) * (1.0 / sqrt(f32(HEAD_DIM)));
+    let a = turned(row + min(head, GROUP - 1u), quad, turn);
+    let b = turned(row + min(head + 1u, GROUP - 1u), quad, turn);
+    let c = turned(row + min(head + 2u, GROUP - 1u), quad, turn);
+    let d = turned(row + min(head + 3u, GROUP - 1u), quad, turn);
+    let channels = transpose(mat4x4f(a, b, c, d));
+    for (var i = 0u; i < 4u; i++) { sh_heads[to + i] = heads_of(channels[i]); }
 }
 
+/// A lane's octet of its chunk's queries. A quad is turned by one lane and read by those of all groups.
+fn query_octet(row: u32, place: Place, lane: u32) -> Octet {
+    let own = lane % CHUNK_LANES;
+    let room = 4u * (lane - own); // of the chunk: a quad a lane
+    var x: array<Heads, 8>;
+    for (var first = 0u; first < QUADS; first += CHUNK_LANES) {
+        if first > 0u { workgroupBarrier(); } // the last ones may still be read
+        if first + own < QUADS { put_query(row, place.head, first + own, 4u * lane); }
+        workgroupBarrier();
+        for (var i = 0u; i < 8u; i++) { // lanes past the row's end find nothing
+            let quad = 2u * place.octet + i / 4u;
+            if quad >= first && quad < min(first + CHUNK_LANES, QUADS) {
+                x[i] = sh_heads[room + 4u * (quad - first) + i % 4u];
+            }
+        }
+    }
+    return Octet(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]);
+}
+
+/// Stores an octet of the new token's key and value.
 fn store_token(kv_head: u32, kv_heads: u32, octet: u32) {
-    let at = 8u * octet;
-    let head = kv_heads * GROUP + kv_head;
-    let low = pack(turned(head, at, turn_of(at)));
-    let high = pack(turned(head, at + 4u, turn_of(at + 4u)));
-    let row = (head + kv_heads) * (HEAD_DIM / 4u) + at / 4u;
+    let key = kv_heads * GROUP + kv_head;
+    let quad = 2u * octet;
+    let value = (key + kv_heads) * QUADS + quad;
     let to = (kv_head * params.capacity + params.position) * OCTETS + octet;
-    keys[to] = vec4u(low, high);
-    values[to] = vec4u(pack(qkv[row]), pack(qkv[row + 1u]));
+    let low = turned(key, quad, turn_of(quad));
+    let high = turned(key, quad + 1u, turn_of(quad + 1u));
+    keys[to] = vec4u(pack(low), pack(high));
+    values[to] = vec4u(pack(qkv[value]), pack(qkv[value + 1u]));
 }
 
 @compute @workgroup_size(WG)
@@ -80,15 +102,21 @@ fn main(
 ) {
     let seen = params.position + 1u;
     let split = split_of(wg.x, grid.x, seen);
-    if split.y == seen && split.x < seen {
-        if lane < OCTETS { store_token(wg.y, grid.y, lane); }
-        storageBarrier();
-    }
+    let slots = wg.y * params.capacity * OCTETS;
     let place = place_of(lane);
     let row = wg.y * GROUP;
-    let at = min(place.octet, OCTETS - 1u) * 8u;
-    let own = octet_of(load_q(row, place.head, at), load_q(row, place.head, at + 4u), place.octet);
-    var walked = walk(own, split, wg.y * params.capacity * OCTETS, place, lane);
+
+    // The new token is stored while queries are turned; keys that wait for nothing travel meanwhile.
+    let has_new = split.y == seen && split.x < seen;
+    var begun: Rows;
+    if !has_new { begun = first_keys(split, slots, place); }
+    if has_new && lane >= WG - OCTETS { store_token(wg.y, grid.y, lane - (WG - OCTETS)); }
+    let own = query_octet(row, place, lane);
+    if has_new {
+        storageBarrier();
+        begun = first_keys(split, slots, place);
+    }
+    var walked = walk(own, begun, split, slots, place, lane);
     if params.whole != 0u {
         for (var i = 0u; i < HEADS; i++) {
             walked.low[i] /= walked.d[i];

@@ -81,16 +81,6 @@ fn split_of(split: u32, splits: u32, seen: u32) -> vec2u {
     return vec2u(split * span, min((split + 1u) * span, seen));
 }
 
-/// A lane's octet of its queries, of two transposed quads; lanes past the row's end add nothing.
-fn octet_of(low: mat4x4f, high: mat4x4f, octet: u32) -> Octet {
-    let x = low * f32(octet < OCTETS);
-    let y = high * f32(octet < OCTETS);
-    return Octet(
-        heads_of(x[0]), heads_of(x[1]), heads_of(x[2]), heads_of(x[3]),
-        heads_of(y[0]), heads_of(y[1]), heads_of(y[2]), heads_of(y[3]),
-    );
-}
-
 /// The chunk's largest over its groups, by head.
 fn groups_max(x: Heads, first: u32, lane: u32) -> Heads {
     workgroupBarrier();
@@ -135,8 +125,29 @@ struct Walked {
     d: vec4f,
 }
 
+/// A lane's octets of four tokens.
+struct Rows {
+    a: vec4u,
+    b: vec4u,
+    c: vec4u,
+    d: vec4u,
+}
+
+/// The first keys of a split, of rows whose first octet is number `row`: they may travel while other things are done.
+fn first_keys(split: vec2u, row: u32, place: Place) -> Rows {
+    let first = split.x + place.group;
+    let last = max(split.y, 1u) - 1u;
+    let base = row + min(place.octet, OCTETS - 1u);
+    return Rows(
+        keys[base + min(first, last) * OCTETS],
+        keys[base + min(first + GROUPS, last) * OCTETS],
+        keys[base + min(first + 2u * GROUPS, last) * OCTETS],
+        keys[base + min(first + 3u * GROUPS, last) * OCTETS],
+    );
+}
+
 /// Walks slots `split.x` up to `split.y`, of rows whose first octet is number `row`.
-fn walk(own: Octet, split: vec2u, row: u32, place: Place, lane: u32) -> Walked {
+fn walk(own: Octet, begun: Rows, split: vec2u, row: u32, place: Place, lane: u32) -> Walked {
     scores_begin();
     let first = split.x;
     let end = split.y;
@@ -148,10 +159,10 @@ fn walk(own: Octet, split: vec2u, row: u32, place: Place, lane: u32) -> Walked {
     var m = Heads(F32_LOWEST);
     var d = Heads(0.0);
     var o = octet_scale(own, Heads(0.0));
-    var k0 = keys[base + min(first + group, last) * OCTETS];
-    var k1 = keys[base + min(first + group + GROUPS, last) * OCTETS];
-    var k2 = keys[base + min(first + group + 2u * GROUPS, last) * OCTETS];
-    var k3 = keys[base + min(first + group + 3u * GROUPS, last) * OCTETS];
+    var k0 = begun.a;
+    var k1 = begun.b;
+    var k2 = begun.c;
+    var k3 = begun.d;
     for (var n = first; n < end; n += STEP) {
         let t = n + group;
         let v0 = values[base + min(t, last) * OCTETS];
