@@ -60,26 +60,34 @@ fn put_query(row: u32, head: u32, quad: u32, to: u32) {
     let c = turned(row + min(head + 2u, GROUP - 1u), quad, turn);
     let d = turned(row + min(head + 3u, GROUP - 1u), quad, turn);
     let channels = transpose(mat4x4f(a, b, c, d));
-    for (var i = 0u; i < 4u; i++) { sh_heads[to + i] = heads_of(channels[i]); }
+    sh_heads[to] = heads_of(channels[0]);
+    sh_heads[to + 1u] = heads_of(channels[1]);
+    sh_heads[to + 2u] = heads_of(channels[2]);
+    sh_heads[to + 3u] = heads_of(channels[3]);
 }
 
 /// A lane's octet of its chunk's queries. A quad is turned by one lane and read by those of all groups.
 fn query_octet(row: u32, place: Place, lane: u32) -> Octet {
     let own = lane % CHUNK_LANES;
-    let room = 4u * (lane - own); // of the chunk: a quad a lane
-    var x: array<Heads, 8>;
+    let quad = 2u * place.octet;
+    var octet: Octet; // lanes past the row's end find nothing
     for (var first = 0u; first < QUADS; first += CHUNK_LANES) {
         if first > 0u { workgroupBarrier(); } // the last ones may still be read
         if first + own < QUADS { put_query(row, place.head, first + own, 4u * lane); }
         workgroupBarrier();
-        for (var i = 0u; i < 8u; i++) { // lanes past the row's end find nothing
-            let quad = 2u * place.octet + i / 4u;
-            if quad >= first && quad < min(first + CHUNK_LANES, QUADS) {
-                x[i] = sh_heads[room + 4u * (quad - first) + i % 4u];
-            }
+        if quad >= first && quad < min(first + CHUNK_LANES, QUADS) {
+            let at = 4u * (lane - own + quad - first);
+            octet = Octet(
+                sh_heads[at], sh_heads[at + 1u], sh_heads[at + 2u], sh_heads[at + 3u],
+                sh_heads[at + 4u], sh_heads[at + 5u], sh_heads[at + 6u], sh_heads[at + 7u],
+            );
         }
     }
-    return Octet(x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]);
+    return octet;
+}
+
+fn scaled(x: mat4x4f, by: vec4f) -> mat4x4f {
+    return mat4x4f(x[0] * by.x, x[1] * by.y, x[2] * by.z, x[3] * by.w);
 }
 
 /// Stores an octet of the new token's key and value.
@@ -116,12 +124,8 @@ fn main(
         storageBarrier();
         begun = first_keys(split, slots, place);
     }
-    var walked = walk(own, begun, split, slots, place, lane);
-    if params.whole != 0u {
-        for (var i = 0u; i < HEADS; i++) {
-            walked.low[i] /= walked.d[i];
-            walked.high[i] /= walked.d[i];
-        }
-    }
-    store_all(wg.x * grid.y * GROUP + row, walked, place);
+    let x = walk(own, begun, split, slots, place, lane);
+    let by = select(vec4f(1.0), 1.0 / x.d, params.whole != 0u);
+    let out = Walked(scaled(x.low, by), scaled(x.high, by), x.m, x.d);
+    store_all(wg.x * grid.y * GROUP + row, out, place);
 }

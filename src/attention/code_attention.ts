@@ -9,6 +9,7 @@ import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { AttnCodes } from "../kernels/attn_codes.ts";
+import { attnWalkSplits } from "../kernels/attn_walk.ts";
 import { CodeDecode } from "../kernels/code_decode.ts";
 import { codeQuads } from "../kernels/packed_codes.ts";
 import type { ExactAttention } from "./exact_cache.ts";
@@ -79,7 +80,8 @@ export class CodeAttention implements Disposable {
     const { gpu, dims: { qHeads, headDim } } = exact;
     this.#owned.use(codes);
     this.ring = blocks(kept.window) * BLOCK + BLOCK;
-    const states = 3 * exact.decode.variant.states + MAX_RUNS * codes.states(BLOCK) + 2 * codes.states(codes.capacity);
+    const near = attnWalkSplits(exact.decode.variant, Math.max(this.ring, kept.sinks)); // of sinks, or of either end of a ring
+    const states = 3 * near + MAX_RUNS * codes.states(BLOCK) + 2 * codes.states(codes.capacity);
     this.partialO = this.#owned.use(gpu.alloc("partial outputs of codes", "f32", [states, qHeads, headDim]));
     this.partialMd = this.#owned.use(gpu.alloc("partial sums of codes", "f32", [states, qHeads, 2]));
     const quads = (codec: CodecShape): Tensor =>

@@ -9,8 +9,8 @@ import type { AttnDims } from "../core/shapes.ts";
 const WORKGROUPS = 2048;
 /** Splits past which the partial states cost more than they win. */
 const MAX_SPLITS = 512;
-/** Tokens that are worth a workgroup. */
-const SPLIT_TOKENS = 64;
+/** Tokens that are worth a workgroup while a large GPU has room for more of them, and past that: a quarter of WORKGROUPS. */
+const FEW_TOKENS = 32, MANY_TOKENS = 128, ROOM = 1 / 4;
 
 /** How the query heads of a key/value head, and the context, are laid over workgroups. */
 export interface AttnWalkVariant {
@@ -78,5 +78,6 @@ export function attnWalkConstants(
 
 /** Splits of a context of `seen` slots for `tokens` new tokens: at most `states / tokens`, at least one. Pure. */
 export function attnWalkSplits({ states }: AttnWalkVariant, seen: number, tokens = 1): number {
-  return Math.max(1, Math.min(Math.floor(states / tokens), Math.ceil(seen / SPLIT_TOKENS)));
+  const most = states / tokens, first = Math.min(Math.ceil(seen / FEW_TOKENS), Math.floor(ROOM * most));
+  return Math.max(1, Math.min(Math.floor(most), Math.max(first, Math.ceil(seen / MANY_TOKENS))));
 }

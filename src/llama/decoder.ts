@@ -30,7 +30,7 @@ export interface PrefillOptions {
   finish?: (commands: Commands) => void;
 }
 
-/** Activations of one width of pass, in the order of use. */
+/** Activations of one width of pass, in the order of use; what has been used makes room for what comes. */
 export interface Scratch {
   readonly tokens: number;
   readonly normed: Tensor;
@@ -43,7 +43,7 @@ export interface Scratch {
 /** Runs a model's layers. Borrows its weights; owns its activations. */
 export class Decoder implements Disposable {
   readonly #owned = new DisposableStack();
-  /** Separate buffers, since one dispatch may not read and write the same. */
+  /** Separate buffers, since one dispatch may not read and write the same: a product's input, what it makes, the branch's. */
   readonly #activations: readonly Tensor[];
   readonly #views = new Map<number, Scratch>();
   /** Residual stream of one token, and of a prompt while it is prefilled. */
@@ -65,13 +65,12 @@ export class Decoder implements Disposable {
     readonly layer: Layer,
     context: number,
   ) {
-    const { hidden, vocab } = config;
+    const { hidden, vocab, qHeads, headDim, ffn } = config;
     this.chunk = Math.min(CHUNK, Math.ceil(context / 64) * 64);
-    while (this.chunk > 64 && this.chunk * Math.max(...widths(config)) * 4 > gpu.maxBytes) this.chunk /= 2;
+    const widths = [hidden, Math.max(qkvWidth(config), 2 * ffn), Math.max(qHeads * headDim, ffn)];
+    while (this.chunk > 64 && this.chunk * Math.max(...widths) * 4 > gpu.maxBytes) this.chunk /= 2;
     this.promptBytes = Math.min(PROMPT_BYTES, gpu.maxBytes);
-    this.#activations = widths(config).map((width) =>
-      this.#owned.use(gpu.alloc("activations", "f32", [this.chunk, width]))
-    );
+    this.#activations = widths.map((width) => this.#owned.use(gpu.alloc("activations", "f32", [this.chunk, width])));
     this.#x = this.#owned.use(gpu.alloc("residual stream", "f32", [1, hidden]));
     this.#promptIds = this.#owned.use(gpu.alloc("prompt ids", "u32", [this.chunk]));
     this.logits = this.#owned.use(gpu.alloc("logits", "f32", [1, vocab]));
@@ -237,8 +236,16 @@ export class Decoder implements Disposable {
     let views = this.#views.get(tokens);
     if (views) return views;
     if (this.#views.size >= 16) this.#views.clear();
-    const [normed, qkv, mixed, gateUp, gated] = this.#activations.map((all) => all.view(0, [tokens, all.shape[1]!]));
-    views = { tokens, normed: normed!, qkv: qkv!, mixed: mixed!, gateUp: gateUp!, gated: gated! };
+    const { hidden, qHeads, headDim, ffn } = this.config;
+    const of = (buffer: number, width: number): Tensor => this.#activations[buffer]!.view(0, [tokens, width]);
+    views = {
+      tokens,
+      normed: of(0, hidden),
+      qkv: of(1, qkvWidth(this.config)),
+      mixed: of(2, qHeads * headDim),
+      gateUp: of(1, 2 * ffn),
+      gated: of(2, ffn),
+    };
     this.#views.set(tokens, views);
     return views;
   }
@@ -249,9 +256,9 @@ export class Decoder implements Disposable {
   }
 }
 
-/** Widths of the activations in {@linkcode Scratch}'s order. */
-function widths({ hidden, qHeads, kvHeads, headDim, ffn }: LlamaConfig): number[] {
-  return [hidden, (qHeads + 2 * kvHeads) * headDim, qHeads * headDim, 2 * ffn, ffn];
+/** Queries, keys and values of a token. */
+function qkvWidth({ qHeads, kvHeads, headDim }: LlamaConfig): number {
+  return (qHeads + 2 * kvHeads) * headDim;
 }
 
 /** Cuts `tokens` into spans of at most `most`. */

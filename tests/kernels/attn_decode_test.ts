@@ -154,6 +154,6 @@ Deno.test("chooseAttnWalk() stays within the device, and splits within their bou
     }
   }
   const llama = chooseAttnWalk({ qHeads: 32, kvHeads: 8, headDim: 128 }, small);
-  assertEquals([1, 64, 8192, 131072].map((seen) => attnWalkSplits(llama, seen)), [1, 1, 128, 256]);
+  assertEquals([1, 64, 1024, 8192, 131072].map((seen) => attnWalkSplits(llama, seen)), [1, 2, 32, 64, 256]);
   assertThrows(() => chooseAttnWalk({ qHeads: 64, kvHeads: 1, headDim: 256 }, small), RangeError, "512 are needed");
 });
