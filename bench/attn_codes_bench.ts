@@ -1,9 +1,8 @@
 /** Attention of one token to packed codes, whole, beside the exact kernel over an f16 cache. */
-import { attnDecodeShapes } from "../src/core/shapes.ts";
+import { attnStepShapes } from "../src/core/shapes.ts";
 import { AttnCodes, chooseAttnCodes } from "../src/kernels/attn_codes.ts";
-import { AttnDecode } from "../src/kernels/attn_decode.ts";
 import { AttnMerge } from "../src/kernels/attn_merge.ts";
-import type { Tensor } from "../src/gpu/tensor.ts";
+import { AttnStep } from "../src/kernels/attn_step.ts";
 import { random } from "./_attn.ts";
 import {
   CODECS,
@@ -20,35 +19,26 @@ import {
 } from "./_codes.ts";
 import { ROTATE_BYTES, time } from "./_harness.ts";
 
-const views = new Map<number, Tensor>();
 const { qHeads, kvHeads, headDim } = HEADS, rows = qHeads, merge = await AttnMerge.create(gpu, headDim);
 using ropeTable = rope(gpu);
 using q = queries(gpu);
 using out = gpu.alloc("out", "f32", [qHeads, headDim]);
 for (const tokens of CONTEXTS) {
   {
-    const op = await AttnDecode.create(gpu, HEADS), states = op.variant.states, bytes = 4 * kvHeads * tokens * headDim;
-    const shapes = attnDecodeShapes({ ...HEADS, tokens: 1, capacity: tokens, states });
+    const op = await AttnStep.create(gpu, HEADS), states = op.splits(tokens), bytes = 4 * kvHeads * tokens * headDim;
+    const shapes = attnStepShapes({ ...HEADS, capacity: tokens, states, tableRows: ropeTable.shape[0]! });
     using stack = new DisposableStack();
-    const partialO = stack.use(gpu.alloc("partial_o", "f32", shapes.partialO));
-    const partialMd = stack.use(gpu.alloc("partial_md", "f32", shapes.partialMd));
-    using q3 = gpu.alloc("q", "f32", shapes.q);
+    const make = (name: keyof typeof shapes, dtype: "f32" | "u32" = "f32") =>
+      stack.use(random(gpu, name, dtype, shapes[name]));
+    const io = { ropeTable, qkv: make("qkv"), q: make("q"), partialO: make("partialO"), partialMd: make("partialMd") };
     const caches = Array.from({ length: Math.ceil((software ? 2 ** 20 : ROTATE_BYTES) / bytes) }, () => ({
-      keys: stack.use(random(gpu, "keys", "u32", shapes.keys)),
-      values: stack.use(random(gpu, "values", "u32", shapes.values)),
+      keys: make("keys", "u32"),
+      values: make("values", "u32"),
     }));
-    let splits = 0;
     perToken(
-      await time(`attn_decode f16 T=${tokens}`, bytes, (commands, i) => {
-        splits = op.encode(commands, { q: q3, ...caches[i % caches.length]!, partialO, partialMd }, {
-          start: 0,
-          seen: tokens,
-        });
-        merge.encode(commands, { partialO: slice(partialO, splits), partialMd: slice(partialMd, splits), out }, {
-          rows,
-          splits,
-          headDim,
-        });
+      await time(`attn_step f16 T=${tokens}`, bytes, (commands, i) => {
+        op.encode(commands, { ...io, ...caches[i % caches.length]! }, { position: tokens - 1 });
+        merge.encode(commands, { ...io, out }, { rows, splits: states, headDim });
       }, { repetitions }),
       tokens,
     );
@@ -84,10 +74,4 @@ for (const tokens of CONTEXTS) {
       perToken(timing, tokens);
     }
   }
-}
-
-function slice(tensor: Tensor, states: number): Tensor {
-  const [, rows = 0, width = 0] = tensor.shape, known = views.get(tensor.id) ?? tensor.view(0, [states, rows, width]);
-  views.set(tensor.id, known);
-  return known;
 }

@@ -9,7 +9,7 @@ import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
 import { AttnCodes } from "../kernels/attn_codes.ts";
-import { attnWalkSplits } from "../kernels/attn_walk.ts";
+import { AttnStep } from "../kernels/attn_step.ts";
 import { CodeDecode } from "../kernels/code_decode.ts";
 import { codeQuads } from "../kernels/packed_codes.ts";
 import type { ExactAttention } from "./exact_cache.ts";
@@ -74,14 +74,15 @@ export class CodeAttention implements Disposable {
     readonly values: Side,
     readonly context: number,
     readonly kept: ExactTokens,
+    readonly step: AttnStep,
     readonly codes: AttnCodes,
     readonly decode: { keys: CodeDecode; values: CodeDecode },
   ) {
     const { gpu, dims: { qHeads, headDim } } = exact;
     this.#owned.use(codes);
     this.ring = blocks(kept.window) * BLOCK + BLOCK;
-    const near = attnWalkSplits(exact.decode.variant, Math.max(this.ring, kept.sinks)); // of sinks, or of either end of a ring
-    const states = 3 * near + MAX_RUNS * codes.states(BLOCK) + 2 * codes.states(codes.capacity);
+    const near = step.splits(kept.sinks + this.ring);
+    const states = near + MAX_RUNS * codes.states(BLOCK) + 2 * codes.states(codes.capacity);
     this.partialO = this.#owned.use(gpu.alloc("partial outputs of codes", "f32", [states, qHeads, headDim]));
     this.partialMd = this.#owned.use(gpu.alloc("partial sums of codes", "f32", [states, qHeads, 2]));
     const quads = (codec: CodecShape): Tensor =>
@@ -100,7 +101,8 @@ export class CodeAttention implements Disposable {
     const { gpu, dims } = exact, k = keys.encoder.codec, v = values.encoder.codec;
     const capacity = (blocks(context) + MAX_RUNS) * BLOCK;
     const codes = await AttnCodes.create(gpu, { ...dims, keys: k, values: v }, capacity);
-    return new CodeAttention(exact, keys, values, context, kept, codes, {
+    const step = await AttnStep.create(gpu, dims, { hasGap: true });
+    return new CodeAttention(exact, keys, values, context, kept, step, codes, {
       keys: await CodeDecode.create(gpu, k, dims.kvHeads, { rotate: true }),
       values: await CodeDecode.create(gpu, v, dims.kvHeads),
     });

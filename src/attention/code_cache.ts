@@ -21,6 +21,8 @@ import {
   readWords,
   type Rows,
   type Span,
+  type StepOutput,
+  stepOutput,
   turnKeys,
   writeRows,
 } from "./kv_cache.ts";
@@ -47,7 +49,7 @@ export class CodeCache implements KvCache {
   #flush: Run | undefined;
   /** Whether some layer's ring already holds coming tokens where older ones were. */
   #torn = false;
-  #out: { given: Tensor; rows: Tensor } | undefined;
+  #out: StepOutput | undefined;
   readonly #q: Tensor;
 
   /** `decodes` attends to the decoded past instead of the codes: slow, and what the fused path is held to by tests. */
@@ -154,25 +156,27 @@ export class CodeCache implements KvCache {
 
   /** One token: over the codes of the past and the exact tokens, each as partial states. */
   #attendOne(commands: Commands, layer: number, { qkv, out }: { qkv: Tensor; out: Tensor }): void {
-    const { exact, codes, partialO, partialMd, kept: { sinks } } = this.attention, { ropeTable, dims } = exact;
+    const { exact, step, codes, partialO, partialMd } = this.attention, { ropeTable, dims } = exact;
     const { keys, values } = this.#layers[layer]!, { length: position } = this.#state, { q } = exact.views(1);
     if (this.#flush) {
       this.#encode(commands, layer, keys.exact, values.exact, this.#flush, this.#slot(this.#flush.position));
     }
-    const slot = this.#slot(position), tensors = { keys: keys.exact, values: values.exact };
+    const slot = this.#slot(position), io = { qkv, ropeTable, q, keys: keys.exact, values: values.exact };
     if (this.decodes) {
       this.#stagePast(commands, layer, { ...this.#next, length: position });
       this.#attendStaged(commands, layer, { qkv, out }, { offset: 0, tokens: 1 }, false);
+      exact.store.encode(commands, io, { tokens: 1, position, slot });
+      return;
     }
-    exact.store.encode(commands, { qkv, ropeTable, q, ...tensors }, { tokens: 1, position, slot });
-    if (this.decodes) return;
-    const { runs } = this.#next, encoded = encodedOf(runs);
-    let state = 0;
-    for (
-      const [start, seen] of this.#segments(encoded, position + 1 - sinks - encoded, Math.min(sinks, position + 1))
-    ) {
-      state += exact.decode.encode(commands, { q, ...tensors, partialO, partialMd }, { start, seen, state });
+    this.#out = stepOutput(out, dims, this.#out);
+    const { runs } = this.#next, near = this.#near(), splits = step.splits(near.seen), at = { position, slot, ...near };
+    if (runs.length === 0 && splits === 1) {
+      const whole = { partialO: this.#out.whole, partialMd: exact.wholeMd };
+      step.encode(commands, { ...io, ...whole }, { ...at, splits, isWhole: true });
+      return;
     }
+    step.encode(commands, { ...io, partialO, partialMd }, { ...at, splits });
+    let state = splits;
     const packed = (side: "keys" | "values") => {
       const { codes, scales, more } = this.#layers[layer]![side];
       return { table: this.attention[side].layers[layer]!.table, codes, scales, more };
@@ -182,13 +186,8 @@ export class CodeCache implements KvCache {
       const first = block * BLOCK;
       state += codes.encode(commands, streams, { first, tokens, base: position - first, state });
     }
-    const rows = dims.qHeads;
-    if (this.#out?.given !== out) this.#out = { given: out, rows: out.view(0, [rows, dims.headDim]) };
-    exact.merge.encode(commands, { partialO, partialMd, out: this.#out.rows }, {
-      rows,
-      splits: state,
-      headDim: dims.headDim,
-    });
+    const { qHeads: rows, headDim } = dims;
+    exact.merge.encode(commands, { partialO, partialMd, out: this.#out.rows }, { rows, splits: state, headDim });
   }
 
   /** Several tokens: exactly among themselves and over the decoded past, in the staging of one layer. */
@@ -267,6 +266,14 @@ export class CodeCache implements KvCache {
   #slot(position: number): number {
     const { kept: { sinks }, ring } = this.attention;
     return position < sinks ? position : sinks + (position - sinks - this.#state.origin) % ring;
+  }
+
+  /** Exact tokens of the next length, and where their slots leave a gap: before the ring's oldest, or amid it. */
+  #near(): { seen: number; hole: number; gap: number } {
+    const { kept, ring } = this.attention, { length, runs } = this.#next, encoded = encodedOf(runs);
+    const sinks = Math.min(kept.sinks, length), held = Math.max(0, length - kept.sinks - encoded);
+    const at = (encoded - this.#state.origin) % ring, around = Math.max(0, held - (ring - at));
+    return { seen: sinks + held, hole: sinks + around, gap: held > 0 ? at - around : 0 };
   }
 
   /** Slots `[start, count]` of the first `sinks` tokens and of `held` tokens from token `encoded` (after the sinks) on. */

@@ -7,7 +7,6 @@ import { ropeTable, ropeTableRows } from "../core/rope_table.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import type { Tensor } from "../gpu/tensor.ts";
-import { AttnDecode } from "../kernels/attn_decode.ts";
 import { AttnMerge } from "../kernels/attn_merge.ts";
 import { AttnPrefill } from "../kernels/attn_prefill.ts";
 import { AttnStep } from "../kernels/attn_step.ts";
@@ -22,6 +21,8 @@ import {
   type KvCache,
   readRows,
   type Span,
+  type StepOutput,
+  stepOutput,
   turnKeys,
   writeRows,
 } from "./kv_cache.ts";
@@ -48,9 +49,8 @@ export class ExactAttention implements Disposable {
     readonly merge: AttnMerge,
     readonly store: RopeStore,
     readonly prefill: AttnPrefill,
-    readonly decode: AttnDecode,
   ) {
-    const { qHeads, headDim } = dims, rows = ropeTableRows(context), { states } = decode.variant;
+    const { qHeads, headDim } = dims, rows = ropeTableRows(context), { states } = step.variant;
     const alloc = (label: string, ...shape: number[]): Tensor => this.#owned.use(gpu.alloc(label, "f32", shape));
     this.ropeTable = alloc("rope table", rows, headDim / 2, 2);
     gpu.write(this.ropeTable, ropeTable(frequencies, context));
@@ -78,7 +78,6 @@ export class ExactAttention implements Disposable {
       AttnMerge.create(gpu, dims.headDim),
       RopeStore.create(gpu, dims),
       AttnPrefill.create(gpu, dims),
-      AttnDecode.create(gpu, dims),
     ]);
     return new ExactAttention(gpu, dims, frequencies, context, chunk, ...kernels);
   }
@@ -109,8 +108,7 @@ export class ExactCache implements KvCache {
   #pending = 0;
   readonly #owned = new DisposableStack();
   readonly #layers: readonly { keys: Tensor; values: Tensor }[];
-  /** The output of a step as rows and as a state of all splits, by the tensor that the decoder gives. */
-  #out: { given: Tensor; rows: Tensor; state: Tensor } | undefined;
+  #out: StepOutput | undefined;
 
   constructor(readonly attention: ExactAttention, readonly layers: number, readonly capacity: number) {
     const { kvHeads, headDim } = attention.dims, shape = [kvHeads, capacity, headDim / 2];
@@ -150,22 +148,24 @@ export class ExactCache implements KvCache {
     { offset, tokens }: Span,
   ): void {
     const { step, merge, store, prefill, ropeTable, partialO, partialMd, wholeMd, dims } = this.attention;
-    const { keys, values } = this.#layers[layer]!, { qHeads: rows, headDim } = dims, slot = this.#length + offset;
+    const { keys, values } = this.#layers[layer]!, { qHeads: rows, headDim } = dims, position = this.#length + offset;
+    const { q, md } = this.attention.views(tokens), io = { qkv, ropeTable, q, keys, values };
     if (tokens > 1) {
-      const { q, md } = this.attention.views(tokens);
-      store.encode(commands, { qkv, ropeTable, q, keys, values }, { tokens, position: slot, slot });
-      prefill.encode(commands, { q, keys, values, out, md }, { tokens, start: 0, seen: slot + 1 });
+      store.encode(commands, io, { tokens, position, slot: position });
+      prefill.encode(commands, { q, keys, values, out, md }, { tokens, start: 0, seen: position + 1 });
       return;
     }
-    if (this.#out?.given !== out) {
-      this.#out = { given: out, rows: out.view(0, [rows, headDim]), state: out.view(0, [1, rows, headDim]) };
-    }
-    const splits = step.splits(slot), io = { qkv, ropeTable, keys, values }, at = { position: slot, splits };
+    this.#out = stepOutput(out, dims, this.#out);
+    const splits = step.splits(position + 1);
     if (splits === 1) {
-      step.encode(commands, { ...io, partialO: this.#out.state, partialMd: wholeMd }, at);
+      step.encode(commands, { ...io, partialO: this.#out.whole, partialMd: wholeMd }, {
+        position,
+        splits,
+        isWhole: true,
+      });
       return;
     }
-    step.encode(commands, { ...io, partialO, partialMd }, at);
+    step.encode(commands, { ...io, partialO, partialMd }, { position, splits });
     merge.encode(commands, { partialO, partialMd, out: this.#out.rows }, { rows, splits, headDim });
   }
 

@@ -178,3 +178,22 @@ export function expectRoom(cache: LayerCache, tokens: number): void {
     );
   }
 }
+
+/** The output of a step, `[1][Q·D]`, as the kernels see it. */
+export interface StepOutput {
+  readonly given: Tensor;
+  /** As rows that states are merged into, `[Q][D]`. */
+  readonly rows: Tensor;
+  /** As the output of a state that is all there is, `[1][Q][D]`. */
+  readonly whole: Tensor;
+}
+
+/** The views of `given`: those that there were, if they were of that. */
+export function stepOutput(
+  given: Tensor,
+  { qHeads, headDim }: AttentionDims,
+  known: StepOutput | undefined,
+): StepOutput {
+  if (known?.given === given) return known;
+  return { given, rows: given.view(0, [qHeads, headDim]), whole: given.view(0, [1, qHeads, headDim]) };
+}

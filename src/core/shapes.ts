@@ -72,27 +72,16 @@ export function cacheRoundShapes(
   return { source: exactCacheShape(dims), rounded: exactCacheShape(dims) };
 }
 
-/** Tensors of `attn_decode`; `states` counts the partial states that the outputs have room for. */
-export function attnDecodeShapes(
-  dims: AttnDims & { readonly states: number },
-): Record<"q" | "keys" | "values" | "partialO" | "partialMd", Shape> {
-  const { tokens, qHeads, headDim, states } = dims, cache = exactCacheShape(dims);
-  return {
-    q: [tokens, qHeads, headDim],
-    keys: cache,
-    values: cache,
-    partialO: [states, tokens * qHeads, headDim],
-    partialMd: [states, tokens * qHeads, 2],
-  };
-}
-
-/** Tensors of `attn_step`; `states` as for `attn_decode`, `tableRows` as `ropeTableRows` counts them. */
+/** Tensors of `attn_step`; `states` counts the partial states that the outputs have room for. */
 export function attnStepShapes(
   dims: Omit<AttnDims, "tokens"> & { readonly states: number; readonly tableRows: number },
-): Record<"qkv" | "ropeTable" | "keys" | "values" | "partialO" | "partialMd", Shape> {
-  const { q: _, ...rest } = attnDecodeShapes({ ...dims, tokens: 1 });
-  const { qkv, ropeTable } = ropeStoreShapes({ ...dims, tokens: 1 });
-  return { qkv, ropeTable, ...rest };
+): Record<"qkv" | "ropeTable" | "keys" | "values" | "q" | "partialO" | "partialMd", Shape> {
+  const { qHeads, headDim, states } = dims;
+  return {
+    ...ropeStoreShapes({ ...dims, tokens: 1 }),
+    partialO: [states, qHeads, headDim],
+    partialMd: [states, qHeads, 2],
+  };
 }
 
 /** Tensors of `attn_prefill`: `out` is one of `states` partial states where there are any, else the attention itself. */

@@ -4,61 +4,145 @@ import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
 import { attn_step } from "../gpu/wgsl.gen.ts";
-import { attnWalkConstants, attnWalkSplits, type AttnWalkVariant, chooseAttnWalk } from "./attn_walk.ts";
 
+/** Workgroups that keep a large GPU busy to the end: a few for each place that a workgroup can run in. */
+const WORKGROUPS = 2048;
+/** Splits past which the partial states cost more than they win. */
+const MAX_SPLITS = 512;
+/** Tokens that are worth a workgroup while a large GPU has room for more of them, and past that: a quarter of WORKGROUPS. */
+const FEW_TOKENS = 32, MANY_TOKENS = 128, ROOM = 1 / 4;
 /** Rounds of tokens that one workgroup takes sooner than several and a merge of their states do. */
 const ALONE = 8;
 
-/** Splits of a context of `seen` slots: one while a workgroup takes it in a few rounds, and none has to be merged. Pure. */
-export function attnStepSplits(variant: AttnWalkVariant, seen: number): number {
-  return seen <= ALONE * 4 * variant.chunkLanes / variant.tokenLanes ? 1 : attnWalkSplits(variant, seen);
+/** Heads, and their channels. */
+type Dims = Omit<AttnDims, "tokens" | "capacity">;
+
+/** How the query heads of a key/value head, and the context, are laid over workgroups. */
+export interface AttnStepVariant {
+  /** Query heads that a lane takes at once: 1 to 4. */
+  readonly heads: number;
+  /** Such chunks of heads in a workgroup. */
+  readonly chunks: number;
+  /** Lanes of a chunk. */
+  readonly chunkLanes: number;
+  /** Lanes of a token's row. */
+  readonly tokenLanes: number;
+  /** The most partial states per query head that one call writes: room for them is allocated once. */
+  readonly states: number;
+}
+
+/** Workgroup memory in bytes: four numbers for each lane's heads. */
+export function attnStepBytes({ heads, chunks, chunkLanes }: AttnStepVariant): number {
+  return 4 * chunks * chunkLanes * 4 * (heads === 3 ? 4 : heads);
+}
+
+/** What the choice asks of a device. */
+export interface AttnStepDevice {
+  readonly limits: Pick<GPUSupportedLimits, "maxComputeInvocationsPerWorkgroup" | "maxComputeWorkgroupStorageSize">;
+  /** Whether it is a CPU, which runs a workgroup's lanes in turn. */
+  readonly isFallback: boolean;
 }
 
 /**
- * One token's attention to an exact cache that it is first put into: `RopeStore` and `AttnDecode` in one dispatch. Borrows
- * every tensor.
+ * Picks the variant: heads in equal chunks of at most four, 64 lanes each where the device allows, on a CPU as few as a
+ * token takes. Pure.
  */
+export function chooseAttnStep(
+  { qHeads, kvHeads, headDim }: Dims,
+  { limits, isFallback }: AttnStepDevice,
+): AttnStepVariant {
+  const group = qHeads / kvHeads, chunks = Math.ceil(group / 4), heads = Math.ceil(group / chunks);
+  const tokenLanes = 2 ** Math.ceil(Math.log2(headDim / 8));
+  const states = Math.min(MAX_SPLITS, Math.ceil(WORKGROUPS / kvHeads));
+  for (let chunkLanes = isFallback ? tokenLanes : 64; chunkLanes >= tokenLanes; chunkLanes /= 2) {
+    const variant = { heads, chunks, chunkLanes, tokenLanes, states };
+    const fits = chunks * chunkLanes <= limits.maxComputeInvocationsPerWorkgroup &&
+      attnStepBytes(variant) <= limits.maxComputeWorkgroupStorageSize;
+    if (fits) return variant;
+  }
+  throw new RangeError(
+    `Cannot attend with ${group} query heads a key/value head as a workgroup has at most ` +
+      `${limits.maxComputeInvocationsPerWorkgroup} lanes: ${chunks * tokenLanes} are needed`,
+  );
+}
+
+/** Splits of a context of `seen` tokens: one while a workgroup takes it in a few rounds, and none has to be merged. Pure. */
+export function attnStepSplits({ chunkLanes, tokenLanes, states }: AttnStepVariant, seen: number): number {
+  if (seen <= ALONE * 4 * chunkLanes / tokenLanes) return 1;
+  const early = Math.min(Math.ceil(seen / FEW_TOKENS), Math.ceil(ROOM * states));
+  return Math.min(states, Math.max(early, Math.ceil(seen / MANY_TOKENS)));
+}
+
+/** Where a token goes, and what it sees. */
+export interface AttnStepParams {
+  readonly position: number;
+  /** Its slot. Default its position. */
+  readonly slot?: number;
+  /** Tokens that it sees, itself included: those of the first slots, but for a gap. Default `position + 1`. */
+  readonly seen?: number;
+  /** Slots of no token, and their number: for kernels created with `hasGap`. */
+  readonly hole?: number;
+  readonly gap?: number;
+  /** Splits of the tokens. Default {@linkcode AttnStep.splits}. */
+  readonly splits?: number;
+  /** Whether the output of a single split is to be the attention itself, with nothing to merge. */
+  readonly isWhole?: boolean;
+}
+
+/** Puts one token into a cache and attends to what that holds, as partial states for `AttnMerge`. Borrows every tensor. */
 export class AttnStep {
   private constructor(
     readonly kernel: Kernel<typeof attn_step>,
-    readonly dims: Omit<AttnDims, "tokens" | "capacity">,
-    readonly variant: AttnWalkVariant,
+    readonly dims: Dims,
+    readonly variant: AttnStepVariant,
   ) {}
 
+  /** `hasGap` allows for a gap in the slots of what is seen. */
   static async create(
     gpu: Gpu,
-    dims: Omit<AttnDims, "tokens" | "capacity">,
-    options: { variant?: AttnWalkVariant } = {},
+    dims: Dims,
+    options: { hasGap?: boolean; variant?: AttnStepVariant } = {},
   ): Promise<AttnStep> {
-    const { variant = chooseAttnWalk(dims, gpu) } = options;
-    return new AttnStep(await Kernel.create(gpu, attn_step, attnWalkConstants(dims, variant)), dims, variant);
+    const { hasGap = false, variant = chooseAttnStep(dims, gpu) } = options;
+    const kernel = await Kernel.create(gpu, attn_step, {
+      HEADS_PART: `heads_${variant.heads}`,
+      CHUNKS: variant.chunks,
+      CHUNK_LANES: variant.chunkLanes,
+      TOKEN_LANES: variant.tokenLanes,
+      HEAD_DIM: dims.headDim,
+      GROUP: dims.qHeads / dims.kvHeads,
+      HAS_GAP: hasGap,
+    });
+    return new AttnStep(kernel, dims, variant);
   }
 
-  /** Splits of the context of a token at `position`. */
-  splits(position: number): number {
-    return attnStepSplits(this.variant, position + 1);
+  /** Splits of so many tokens. */
+  splits(seen: number): number {
+    return attnStepSplits(this.variant, seen);
   }
 
   /**
-   * Stores the token at slot `position` and writes the partial states `0` to `splits - 1` of its attention to that and all
-   * before it; of a single split the state's output is the attention itself.
+   * Stores the token's key and value, leaves its queries in `q`, turned and scaled, and writes the partial states `0` to
+   * `splits - 1`.
    */
-  encode(
-    commands: Commands,
-    io: Buffers<typeof attn_step>,
-    { position, splits = this.splits(position) }: { readonly position: number; readonly splits?: number },
-  ): void {
+  encode(commands: Commands, io: Buffers<typeof attn_step>, params: AttnStepParams): void {
+    const { position, slot = position, seen = position + 1, hole = seen, gap = 0 } = params;
+    const { splits = this.splits(seen), isWhole = false } = params;
     const capacity = io.keys.shape[1]!, states = io.partialO.shape[0]!, tableRows = io.ropeTable.shape[0]!;
     const shapes = attnStepShapes({ ...this.dims, capacity, states, tableRows });
     expectShapes("attend to the cache", io, shapes satisfies Shapes<typeof attn_step>);
-    if (position >= capacity) throw new RangeError(`Cannot store slot ${position} as the cache has ${capacity}`);
+    if (slot >= capacity || seen + gap > capacity) {
+      throw new RangeError(
+        `Cannot attend to slots 0 to ${Math.max(slot, seen + gap - 1)} as the cache has ${capacity}`,
+      );
+    }
     if (ropeTableRows(position + 1) > tableRows) {
       throw new RangeError(`Cannot rotate to position ${position} as the rope table ends before it`);
     }
-    if (splits > states) {
-      throw new RangeError(`Cannot write ${splits} partial states as there is room for ${states}`);
+    if (splits > states || isWhole && splits > 1) {
+      throw new RangeError(`Cannot write ${splits} partial states as there is room for ${isWhole ? 1 : states}`);
     }
-    const params = { position, capacity, whole: splits === 1 ? 1 : 0 };
-    this.kernel.encode(commands, io, params, [splits, this.dims.kvHeads]);
+    const whole = isWhole ? 1 : 0;
+    this.kernel.encode(commands, io, { position, slot, seen, hole, gap, capacity, whole }, [splits, this.dims.kvHeads]);
   }
 }

@@ -1,5 +1,5 @@
 import type { AttnDims } from "../core/shapes.ts";
-import type { AttnStates } from "./attn_decode.ts";
+import type { AttnStates } from "./attn_step.ts";
 import { exact, expOf, type Round } from "./round.ts";
 
 /** What a token sees: all slots up to its own, or of these the near ones or the far ones alone. */
