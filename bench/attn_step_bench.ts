@@ -25,10 +25,10 @@ for (const [qHeads, kvHeads, headDim] of [[32, 8, 128], [64, 8, 128], [32, 32, 1
       keys: make("keys", "u32"),
       values: make("values", "u32"),
     }));
-    const others = software || qHeads !== 32 || kvHeads !== 8
+    const others = software || qHeads !== 32
       ? []
       : [32, 64, 128].flatMap((chunkLanes) =>
-        [32, 64, 128, 256, 512].filter((splits) => splits * 32 <= seen).map((splits) => ({ chunkLanes, splits }))
+        [16, 32, 64, 128, 256, 512].filter((splits) => splits * 32 <= seen).map((splits) => ({ chunkLanes, splits }))
       );
     for (const { chunkLanes, splits } of [{ ...chosen, splits: attnStepSplits(chosen, seen) }, ...others]) {
       const op = await AttnStep.create(gpu, heads, { variant: { ...chosen, chunkLanes } });

@@ -14,7 +14,8 @@ import { AttnMerge } from "../kernels/attn_merge.ts";
 import { AttnPrefill } from "../kernels/attn_prefill.ts";
 import { RopeStore } from "../kernels/rope_store.ts";
 import type { Span } from "../attention/kv_cache.ts";
-import { type Scratch, spans } from "../llama/decoder.ts";
+import { Activations } from "../llama/activations.ts";
+import { spans } from "../llama/decoder.ts";
 import type { Engine } from "../llama/llama.ts";
 import { type CachePair, readNumbers } from "./numbers.ts";
 
@@ -66,7 +67,7 @@ export class Forward implements Disposable {
   readonly ropeTable: Tensor;
   readonly #queries: Tensor;
   readonly #ids: Tensor;
-  readonly #activations: readonly Tensor[];
+  readonly #activations: Activations;
   readonly #partialO: Tensor;
   readonly #partialMd: Tensor;
   readonly #outputs: readonly [Tensor, Tensor];
@@ -80,7 +81,7 @@ export class Forward implements Disposable {
     readonly near: Near,
     readonly ops: { store: RopeStore; causal: AttnPrefill; near: AttnPrefill; far: AttnPrefill; merge: AttnMerge },
   ) {
-    const { gpu, config, decoder: { chunk, weights } } = engine, { hidden, ffn, qHeads, kvHeads, headDim } = config;
+    const { gpu, config, decoder: { chunk, weights } } = engine, { hidden, qHeads, kvHeads, headDim } = config;
     this.gpu = gpu;
     this.config = config;
     const alloc = (label: string, ...shape: number[]): Tensor => this.#owned.use(gpu.alloc(label, "f32", shape));
@@ -92,8 +93,7 @@ export class Forward implements Disposable {
     gpu.write(this.ropeTable, ropeTable(weights.frequencies, capacity));
     this.#queries = alloc("queries", capacity, qHeads, headDim);
     this.#ids = this.#owned.use(gpu.alloc("ids", "u32", [chunk]));
-    const widths = [hidden, (qHeads + 2 * kvHeads) * headDim, qHeads * headDim, 2 * ffn, ffn];
-    this.#activations = widths.map((width) => alloc("activations", chunk, width));
+    this.#activations = this.#owned.use(new Activations(gpu, config, chunk));
     this.#partialO = alloc("partial outputs", 2, chunk * qHeads, headDim);
     this.#partialMd = alloc("partial maxima and sums", 2, chunk * qHeads, 2);
     this.#outputs = [alloc("attention output", chunk, hidden), alloc("attention output", chunk, hidden)];
@@ -152,7 +152,7 @@ export class Forward implements Disposable {
     for (let i = 0; i < this.config.layers; i++) {
       let commands = this.gpu.commands(`layer ${i} keys and values`);
       for (const span of spans(tokens, chunk)) {
-        const scratch = this.#scratch(span.tokens), at = from + span.offset;
+        const scratch = this.#activations.of(span.tokens), at = from + span.offset;
         ops.qkv(commands, i, rows(x, span), scratch);
         const io = { qkv: scratch.qkv, ropeTable: this.ropeTable, q: this.#q(span), ...this.#pairs[i]! };
         this.ops.store.encode(commands, io, { tokens: span.tokens, position: at, slot: at });
@@ -162,7 +162,7 @@ export class Forward implements Disposable {
       if (typeof far === "object") await far.quantize(i, this.#pairs[i]!, this.#leftPair);
       commands = this.gpu.commands(`layer ${i}`);
       for (const span of spans(tokens, chunk)) {
-        const scratch = this.#scratch(span.tokens);
+        const scratch = this.#activations.of(span.tokens);
         this.#attend(commands, i, far, span, from, scratch.mixed);
         ops.rest(commands, i, rows(x, span), scratch);
       }
@@ -181,7 +181,7 @@ export class Forward implements Disposable {
     let error = 0, norm = 0;
     for (const span of spans(this.#text.length, this.engine.decoder.chunk)) {
       const outs = this.#outputs.map((out) => out.view(0, [span.tokens, this.config.hidden])) as [Tensor, Tensor];
-      const { mixed } = this.#scratch(span.tokens), commands = this.gpu.commands("attention output");
+      const { mixed } = this.#activations.of(span.tokens), commands = this.gpu.commands("attention output");
       for (const [i, seen] of (["exact", far] as const).entries()) {
         this.#attend(commands, layer, seen, span, 0, mixed);
         commands.encoder.clearBuffer(outs[i]!.buffer, outs[i]!.byteOffset, outs[i]!.byteLength);
@@ -233,12 +233,6 @@ export class Forward implements Disposable {
     return this.#queries.view(offset * qHeads * headDim, [tokens, qHeads, headDim]);
   }
 
-  /** The chunk's activations as those of `tokens`. */
-  #scratch(tokens: number): Scratch {
-    const [normed, qkv, mixed, gateUp, gated] = this.#activations.map((all) => all.view(0, [tokens, all.shape[1]!]));
-    return { tokens, normed: normed!, qkv: qkv!, mixed: mixed!, gateUp: gateUp!, gated: gated! };
-  }
-
   /** Copies the residual stream of the text's tokens from `from` on to the first rows of `to`. */
   copyTail(x: Tensor, from: number, to: Tensor): void {
     const row = this.config.hidden * 4, commands = this.gpu.commands("tail");
@@ -248,7 +242,7 @@ export class Forward implements Disposable {
 
   /** Logits `f32 [T][V]` of a span of rows of `x`. */
   logits(commands: Commands, x: Tensor, span: Span, out: Tensor): void {
-    this.engine.decoder.layer.heads(commands, rows(x, span), this.#scratch(span.tokens), out);
+    this.engine.decoder.layer.heads(commands, rows(x, span), this.#activations.of(span.tokens), out);
   }
 
   /** Frees activations and cache. */

@@ -5,12 +5,12 @@ import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
 import { attn_step } from "../gpu/wgsl.gen.ts";
 
-/** Workgroups that keep a large GPU busy to the end: a few for each place that a workgroup can run in. */
-const WORKGROUPS = 2048;
+/** Workgroups that keep a large GPU busy: about four a processor; and so many times as many where a lane has one head. */
+const WORKGROUPS = 512, LIGHT = 4;
 /** Splits past which the partial states cost more than they win. */
 const MAX_SPLITS = 512;
-/** Tokens that are worth a workgroup while a large GPU has room for more of them, and past that: a quarter of WORKGROUPS. */
-const FEW_TOKENS = 32, MANY_TOKENS = 128, ROOM = 1 / 4;
+/** Tokens that are worth a workgroup. */
+const SPLIT_TOKENS = 32;
 /** Rounds of tokens that one workgroup takes sooner than several and a merge of their states do. */
 const ALONE = 8;
 
@@ -53,7 +53,7 @@ export function chooseAttnStep(
 ): AttnStepVariant {
   const group = qHeads / kvHeads, chunks = Math.ceil(group / 4), heads = Math.ceil(group / chunks);
   const tokenLanes = 2 ** Math.ceil(Math.log2(headDim / 8));
-  const states = Math.min(MAX_SPLITS, Math.ceil(WORKGROUPS / kvHeads));
+  const states = Math.min(MAX_SPLITS, Math.ceil((heads === 1 ? LIGHT : 1) * WORKGROUPS / kvHeads));
   for (let chunkLanes = isFallback ? tokenLanes : 64; chunkLanes >= tokenLanes; chunkLanes /= 2) {
     const variant = { heads, chunks, chunkLanes, tokenLanes, states };
     const fits = chunks * chunkLanes <= limits.maxComputeInvocationsPerWorkgroup &&
@@ -68,9 +68,7 @@ export function chooseAttnStep(
 
 /** Splits of a context of `seen` tokens: one while a workgroup takes it in a few rounds, and none has to be merged. Pure. */
 export function attnStepSplits({ chunkLanes, tokenLanes, states }: AttnStepVariant, seen: number): number {
-  if (seen <= ALONE * 4 * chunkLanes / tokenLanes) return 1;
-  const early = Math.min(Math.ceil(seen / FEW_TOKENS), Math.ceil(ROOM * states));
-  return Math.min(states, Math.max(early, Math.ceil(seen / MANY_TOKENS)));
+  return seen <= ALONE * 4 * chunkLanes / tokenLanes ? 1 : Math.min(states, Math.ceil(seen / SPLIT_TOKENS));
 }
 
 /** Where a token goes, and what it sees. */

@@ -9,6 +9,7 @@ import type { LlamaConfig } from "../core/model.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { elements, type Tensor } from "../gpu/tensor.ts";
+import { Activations, type Scratch } from "./activations.ts";
 import { Layer } from "./layer.ts";
 import type { Weights } from "./weights.ts";
 
@@ -30,22 +31,10 @@ export interface PrefillOptions {
   finish?: (commands: Commands) => void;
 }
 
-/** Activations of one width of pass, in the order of use; what has been used makes room for what comes. */
-export interface Scratch {
-  readonly tokens: number;
-  readonly normed: Tensor;
-  readonly qkv: Tensor;
-  readonly mixed: Tensor;
-  readonly gateUp: Tensor;
-  readonly gated: Tensor;
-}
-
 /** Runs a model's layers. Borrows its weights; owns its activations. */
 export class Decoder implements Disposable {
   readonly #owned = new DisposableStack();
-  /** Separate buffers, since one dispatch may not read and write the same: a product's input, what it makes, the branch's. */
-  readonly #activations: readonly Tensor[];
-  readonly #views = new Map<number, Scratch>();
+  readonly #activations: Activations;
   /** Residual stream of one token, and of a prompt while it is prefilled. */
   readonly #x: Tensor;
   #prompt: Tensor | undefined;
@@ -65,12 +54,11 @@ export class Decoder implements Disposable {
     readonly layer: Layer,
     context: number,
   ) {
-    const { hidden, vocab, qHeads, headDim, ffn } = config;
+    const { hidden, vocab } = config;
     this.chunk = Math.min(CHUNK, Math.ceil(context / 64) * 64);
-    const widths = [hidden, Math.max(qkvWidth(config), 2 * ffn), Math.max(qHeads * headDim, ffn)];
-    while (this.chunk > 64 && this.chunk * Math.max(...widths) * 4 > gpu.maxBytes) this.chunk /= 2;
+    while (this.chunk > 64 && this.chunk * Activations.widest(config) > gpu.maxBytes) this.chunk /= 2;
     this.promptBytes = Math.min(PROMPT_BYTES, gpu.maxBytes);
-    this.#activations = widths.map((width) => this.#owned.use(gpu.alloc("activations", "f32", [this.chunk, width])));
+    this.#activations = this.#owned.use(new Activations(gpu, config, this.chunk));
     this.#x = this.#owned.use(gpu.alloc("residual stream", "f32", [1, hidden]));
     this.#promptIds = this.#owned.use(gpu.alloc("prompt ids", "u32", [this.chunk]));
     this.logits = this.#owned.use(gpu.alloc("logits", "f32", [1, vocab]));
@@ -82,7 +70,7 @@ export class Decoder implements Disposable {
 
   /** Encodes one step: the token in `ids u32 [1]` goes through every layer and leaves its logits. */
   step(commands: Commands, ids: Tensor, cache: LayerCache): void {
-    const span = { offset: 0, tokens: 1 }, scratch = this.#scratchOf(1);
+    const span = { offset: 0, tokens: 1 }, scratch = this.#activations.of(1);
     this.layer.embed(commands, ids, this.#x);
     for (let i = 0; i < this.config.layers; i++) {
       this.#layer(commands, i, this.#x, scratch, cache, span);
@@ -128,7 +116,7 @@ export class Decoder implements Disposable {
     }
     if (!x || layers < this.config.layers) return;
     const commands = this.gpu.commands("head");
-    this.layer.head(commands, x, x.shape[0]! - 1, this.#scratchOf(1), this.logits);
+    this.layer.head(commands, x, x.shape[0]! - 1, this.#activations.of(1), this.logits);
     finish?.(commands);
     commands.submit();
   }
@@ -152,7 +140,7 @@ export class Decoder implements Disposable {
       for (let i = 0; i < layers; i++) {
         for (const span of spans(ids.length, this.chunk)) {
           const commands = this.gpu.commands(`prefill layer ${i}`);
-          this.#layer(commands, i, rows(x, span), this.#scratchOf(span.tokens), cache, span);
+          this.#layer(commands, i, rows(x, span), this.#activations.of(span.tokens), cache, span);
           if (span.offset + span.tokens === ids.length) cache.endLayer(commands, i);
           commands.submit();
           await this.gpu.idle(); // so that an abort, or a signal to the process, is heard in time
@@ -190,7 +178,7 @@ export class Decoder implements Disposable {
     await this.#prefill(ids, cache, {}, async (x, segment) => {
       for (const { offset, tokens } of spans(segment.tokens, most)) {
         const commands = this.gpu.commands("all logits"), out = logits.view(0, [tokens, this.config.vocab]);
-        this.layer.heads(commands, rows(x, { offset, tokens }), this.#scratchOf(tokens), out);
+        this.layer.heads(commands, rows(x, { offset, tokens }), this.#activations.of(tokens), out);
         commands.submit();
         await visit(out, { offset: segment.offset + offset, tokens });
       }
@@ -232,33 +220,10 @@ export class Decoder implements Disposable {
     this.#prompt = undefined;
   }
 
-  #scratchOf(tokens: number): Scratch {
-    let views = this.#views.get(tokens);
-    if (views) return views;
-    if (this.#views.size >= 16) this.#views.clear();
-    const { hidden, qHeads, headDim, ffn } = this.config;
-    const of = (buffer: number, width: number): Tensor => this.#activations[buffer]!.view(0, [tokens, width]);
-    views = {
-      tokens,
-      normed: of(0, hidden),
-      qkv: of(1, qkvWidth(this.config)),
-      mixed: of(2, qHeads * headDim),
-      gateUp: of(1, 2 * ffn),
-      gated: of(2, ffn),
-    };
-    this.#views.set(tokens, views);
-    return views;
-  }
-
   [Symbol.dispose](): void {
     this.#release();
     this.#owned.dispose();
   }
-}
-
-/** Queries, keys and values of a token. */
-function qkvWidth({ qHeads, kvHeads, headDim }: LlamaConfig): number {
-  return (qHeads + 2 * kvHeads) * headDim;
 }
 
 /** Cuts `tokens` into spans of at most `most`. */

@@ -10,7 +10,7 @@ import type { Tensor } from "../gpu/tensor.ts";
 import { Embed } from "../kernels/embed.ts";
 import { GatedMlp } from "../kernels/gated_mlp.ts";
 import { RmsNorm } from "../kernels/rms_norm.ts";
-import type { Scratch } from "./decoder.ts";
+import type { Scratch } from "./activations.ts";
 import { Linear } from "./linear.ts";
 import type { Weights } from "./weights.ts";
 

@@ -202,7 +202,8 @@ Deno.test("chooseAttnStep() stays within the device, and splits within their bou
     const variant = chooseAttnStep({ qHeads: 32, kvHeads, headDim }, small);
     return seen.map((n) => attnStepSplits(variant, n));
   };
-  assertEquals(splits(8, 128, 1, 128, 129, 1024, 4096, 8192, 131072), [1, 1, 5, 32, 64, 64, 256]); // rounds of 16
-  assertEquals(splits(4, 64, 256, 257, 8192, 32768), [1, 9, 128, 256]); // of 32
+  assertEquals(splits(8, 128, 1, 128, 129, 1024, 4096, 8192, 131072), [1, 1, 5, 32, 64, 64, 64]); // rounds of 16
+  assertEquals(splits(4, 64, 256, 257, 8192), [1, 9, 128]); // of 32
+  assertEquals(splits(32, 128, 1024, 8192), [32, 64]); // a head a lane
   assertThrows(() => chooseAttnStep({ qHeads: 64, kvHeads: 1, headDim: 256 }, small), RangeError, "512 are needed");
 });
