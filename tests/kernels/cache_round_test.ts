@@ -28,13 +28,9 @@ async function run(gpu: Gpu, x: Float32Array, kvHeads: number, headDim: number, 
 Deno.test("cache_round", (t) =>
   onEachText(t, async (gpu, t) => {
     if (gpu.subgroups) return; // the kernel has one text
-    const cases: [tokens: number, kvHeads: number, headDim: number][] = [[70, 4, 64], [33, 1, 128], [64, 2, 32], [
-      1,
-      1,
-      256,
-    ]];
-    for (const { name, keys, values } of BASELINES) {
-      for (const [tokens, kvHeads, headDim] of cases) {
+    const usual = [70, 4, 64] as const, others = [[33, 1, 128], [64, 2, 32], [1, 1, 256]] as const;
+    for (const [i, { name, keys, values }] of BASELINES.entries()) { // each kernel takes seconds to compile on a CPU
+      for (const [tokens, kvHeads, headDim] of [usual, others[i % 3]!]) {
         await t.step(`${name} leaves what its definition does at ${tokens}x${kvHeads}x${headDim}`, async () => {
           for (const rounding of [keys, { ...values, seed: 3 }]) {
             const x = fromF16Array(toF16Array(gaussian(5 + headDim, tokens * kvHeads * headDim)));
