@@ -1,4 +1,7 @@
-/** The products of models' layers and heads in integers, each after the same one by the kernel for any weight type. */
+/**
+ * The products of models' layers and heads in integers, each after the same one by the kernel for any weight type, and
+ * in F16 by that.
+ */
 import { Matvec } from "../src/kernels/matvec.ts";
 import type { MatvecForm } from "../src/kernels/matvec_form.ts";
 import { chooseMatvecPlanes, MatvecPlanes } from "../src/kernels/matvec_planes.ts";
@@ -23,14 +26,14 @@ const cases: [rows: number, cols: number, form: MatvecForm][] = software ? [[204
 for (const [rows, cols, form] of cases) {
   using x = gpu.upload("x", "f32", [cols], new Float32Array(cols).fill(0.1));
   using gain = gpu.upload("gain", "f32", [cols], new Float32Array(cols).fill(1));
-  for (const type of ["Q8_0", "Q4_0"] as const) {
+  for (const type of ["F16", "Q8_0", "Q4_0"] as const) {
     const planes = chooseMatvecPlanes({ type, rows, cols }, gpu);
-    if (!planes) continue;
+    if (!planes && type !== "F16") continue;
     using stack = new DisposableStack();
     const matrices = await randomMatrices(stack, { type, rows, cols });
     const ops = {
       matvec: await Matvec.create(gpu, matrices[0]!, form),
-      matvec_planes: await MatvecPlanes.create(gpu, type, form, planes),
+      ...planes && { matvec_planes: await MatvecPlanes.create(gpu, type, form, planes) },
     };
     const about = `${type} ${rows}x${cols} ${Object.keys(form).join(" ")}`.trim();
     for (const [name, op] of Object.entries(ops)) {

@@ -10,6 +10,7 @@
 //   residual    f32    [heads][blocks][HEAD_DIM][32]   heads from `first_head` on; component 2d is pair d's real part
 //
 // One workgroup per block of 32 tokens: lane 32 i + t takes every eighth two pairs of token t. Tokens past the last are 0.
+#import halves
 #import rope
 
 const WG: u32 = 256u;
@@ -19,7 +20,6 @@ const CACHE: bool = false;    // @param the source is an exact cache
 const ROTATED: bool = false;  // @param undo a rotation by the token's position
 const PAIRS: u32 = HEAD_DIM / 2u;
 const TWOS: u32 = PAIRS / 2u; // two pairs each
-const F16_HIGHEST: f32 = 65504.0;
 
 struct Params {
     tokens: u32,

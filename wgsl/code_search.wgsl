@@ -7,6 +7,7 @@
 //
 // A lane makes one pair of 8 rows: x covers pairs and eights of rows, y heads. What half precision cannot hold is clamped
 // to its largest.
+#import halves
 #import table_shared // @param TABLE table_shared or table_told
 
 const WG: u32 = 64u;
@@ -14,7 +15,6 @@ const HEAD_DIM: u32 = 128u; // @param channels per head, a multiple of 8
 const PAIRS: u32 = HEAD_DIM / 2u;
 const QUADS: u32 = PAIRS / 4u;
 const ROWS: u32 = 8u;
-const F16_HIGHEST: f32 = 65504.0;
 
 struct Params {
     rows: u32,

@@ -169,7 +169,10 @@ export class CodeCache implements KvCache {
       return;
     }
     this.#out = stepOutput(out, dims, this.#out);
-    const { runs } = this.#next, near = this.#near(), splits = step.splits(near.seen), at = { position, slot, ...near };
+    const { runs } = this.#next,
+      near = this.#near(this.#next),
+      splits = step.splits(near.seen),
+      at = { position, slot, ...near };
     if (runs.length === 0 && splits === 1) {
       const whole = { partialO: this.#out.whole, partialMd: exact.wholeMd };
       step.encode(commands, { ...io, ...whole }, { ...at, splits, isWhole: true });
@@ -241,12 +244,11 @@ export class CodeCache implements KvCache {
   }
 
   /** Slots of the exact tokens, as rows of their own that follow each other. */
-  #exactRows({ length, runs }: State): Rows[] {
-    const { kept } = this.attention, encoded = encodedOf(runs), sinks = Math.min(kept.sinks, length);
-    const rows: Rows[] = [];
+  #exactRows(state: State): Rows[] {
+    const { seen, hole, gap } = this.#near(state), sinks = Math.min(this.attention.kept.sinks, seen), rows: Rows[] = [];
     let to = 0;
-    for (const [from, count] of this.#segments(encoded, Math.max(0, length - kept.sinks - encoded), sinks)) {
-      rows.push({ from, to, count });
+    for (const [from, count] of [[0, sinks], [hole + gap, seen - hole], [sinks, hole - sinks]] as const) {
+      if (count > 0) rows.push({ from, to, count });
       to += count;
     }
     return rows;
@@ -268,24 +270,12 @@ export class CodeCache implements KvCache {
     return position < sinks ? position : sinks + (position - sinks - this.#state.origin) % ring;
   }
 
-  /** Exact tokens of the next length, and where their slots leave a gap: before the ring's oldest, or amid it. */
-  #near(): { seen: number; hole: number; gap: number } {
-    const { kept, ring } = this.attention, { length, runs } = this.#next, encoded = encodedOf(runs);
+  /** Exact tokens, and where their slots leave a gap: before the ring's oldest or, where the newest went around, amid it. */
+  #near({ length, runs }: State): { seen: number; hole: number; gap: number } {
+    const { kept, ring } = this.attention, encoded = encodedOf(runs);
     const sinks = Math.min(kept.sinks, length), held = Math.max(0, length - kept.sinks - encoded);
     const at = (encoded - this.#state.origin) % ring, around = Math.max(0, held - (ring - at));
     return { seen: sinks + held, hole: sinks + around, gap: held > 0 ? at - around : 0 };
-  }
-
-  /** Slots `[start, count]` of the first `sinks` tokens and of `held` tokens from token `encoded` (after the sinks) on. */
-  #segments(encoded: number, held: number, sinks: number): [number, number][] {
-    const { kept, ring } = this.attention, at = (encoded - this.#state.origin) % ring, out: [number, number][] = [];
-    const add = (start: number, count: number): void => {
-      if (count > 0) out.push([start, count]);
-    };
-    add(0, sinks);
-    add(kept.sinks + at, Math.min(held, ring - at));
-    add(kept.sinks, held - (ring - at));
-    return out;
   }
 
   commit(): void {

@@ -84,6 +84,20 @@ export function attnStepShapes(
   };
 }
 
+/** Where `attn_step` puts a token, and what that sees. */
+export interface StepTokens {
+  readonly position: number;
+  /** Its slot. Default its position. */
+  readonly slot?: number;
+  /** Tokens that it sees, itself included: those of the first slots, but for a gap. Default `position + 1`. */
+  readonly seen?: number;
+  /** Slots of no token, `gap` of them from `hole` on. */
+  readonly hole?: number;
+  readonly gap?: number;
+  /** Splits of the tokens. */
+  readonly splits?: number;
+}
+
 /** Tensors of `attn_prefill`: `out` is one of `states` partial states where there are any, else the attention itself. */
 export function attnPrefillShapes(
   dims: AttnDims & { readonly states?: number },

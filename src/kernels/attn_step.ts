@@ -1,5 +1,5 @@
 import { ropeTableRows } from "../core/rope_table.ts";
-import { type AttnDims, attnStepShapes } from "../core/shapes.ts";
+import { type AttnDims, attnStepShapes, type StepTokens } from "../core/shapes.ts";
 import type { Commands } from "../gpu/commands.ts";
 import type { Gpu } from "../gpu/gpu.ts";
 import { type Buffers, expectShapes, Kernel, type Shapes } from "../gpu/kernel.ts";
@@ -71,18 +71,8 @@ export function attnStepSplits({ chunkLanes, tokenLanes, states }: AttnStepVaria
   return seen <= ALONE * 4 * chunkLanes / tokenLanes ? 1 : Math.min(states, Math.ceil(seen / SPLIT_TOKENS));
 }
 
-/** Where a token goes, and what it sees. */
-export interface AttnStepParams {
-  readonly position: number;
-  /** Its slot. Default its position. */
-  readonly slot?: number;
-  /** Tokens that it sees, itself included: those of the first slots, but for a gap. Default `position + 1`. */
-  readonly seen?: number;
-  /** Slots of no token, and their number: for kernels created with `hasGap`. */
-  readonly hole?: number;
-  readonly gap?: number;
-  /** Splits of the tokens. Default {@linkcode AttnStep.splits}. */
-  readonly splits?: number;
+/** What one call does. */
+export interface AttnStepParams extends StepTokens {
   /** Whether the output of a single split is to be the attention itself, with nothing to merge. */
   readonly isWhole?: boolean;
 }
@@ -95,7 +85,7 @@ export class AttnStep {
     readonly variant: AttnStepVariant,
   ) {}
 
-  /** `hasGap` allows for a gap in the slots of what is seen. */
+  /** `hasGap` allows for a gap in the slots of what is seen, which other kernels pass over. */
   static async create(
     gpu: Gpu,
     dims: Dims,
@@ -121,7 +111,7 @@ export class AttnStep {
 
   /**
    * Stores the token's key and value, leaves its queries in `q`, turned and scaled, and writes the partial states `0` to
-   * `splits - 1`.
+   * `splits - 1`, by default as many as {@linkcode AttnStep.splits} says.
    */
   encode(commands: Commands, io: Buffers<typeof attn_step>, params: AttnStepParams): void {
     const { position, slot = position, seen = position + 1, hole = seen, gap = 0 } = params;

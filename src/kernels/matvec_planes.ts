@@ -64,7 +64,6 @@ export class MatvecPlanes {
   private constructor(
     readonly kernel: Kernel<typeof matvec_planes>,
     readonly type: WeightType,
-    readonly columns: number,
     readonly form: MatvecForm,
     readonly variant: MatvecPlanesVariant,
   ) {}
@@ -82,18 +81,18 @@ export class MatvecPlanes {
     }
     const constants = { WEIGHT: read.part, WG, NORM: norm, RESIDUAL: residual, GATED: gated };
     const kernel = await Kernel.create(gpu, matvec_planes, constants);
-    return new MatvecPlanes(kernel, type, read.columns, { norm, residual, gated }, variant);
+    return new MatvecPlanes(kernel, type, { norm, residual, gated }, variant);
   }
 
   /** Encodes a product, one dispatch a slice of the matrix. */
   encode(commands: Commands, weights: WeightMatrix, io: MatvecTensors, options: MatvecOptions = {}): void {
     const slices = expectMatvec(this.type, this.form, weights, io, options);
     const { x, out, gain = x } = io, { xOffset = 0, outOffset = 0, eps = 0 } = options, { cols } = weights;
-    const { lanes, workgroups } = this.variant, loads = cols / this.columns;
+    const { lanes, workgroups } = this.variant, { columns } = READ[this.type]!, loads = cols / columns;
     if (loads > lanes) {
       throw new RangeError(
         `Cannot multiply a vector by weights as rows must be at most ${
-          this.columns * lanes
+          columns * lanes
         } columns for this kernel: ${cols}`,
       );
     }

@@ -1,5 +1,5 @@
 import { fromF16, toF16 } from "../core/f16.ts";
-import type { AttnDims } from "../core/shapes.ts";
+import type { AttnDims, StepTokens } from "../core/shapes.ts";
 import { ropeStoreRef } from "./rope_store.ts";
 import { exact, expOf, type Round } from "./round.ts";
 
@@ -7,18 +7,6 @@ import { exact, expOf, type Round } from "./round.ts";
 export interface AttnStates {
   readonly o: Float64Array;
   readonly md: Float64Array;
-}
-
-/** What `attn_step` is told of a token. */
-interface Step {
-  readonly position: number;
-  readonly slot?: number;
-  readonly seen?: number;
-  readonly hole?: number;
-  readonly gap?: number;
-  readonly splits?: number;
-  /** Tokens of a split. */
-  readonly span?: number;
 }
 
 /**
@@ -34,7 +22,9 @@ export function attnStepRef(
   values: Float32Array,
   frequencies: Float64Array,
   dims: Omit<AttnDims, "tokens">,
-  { position, slot = position, seen = position + 1, hole = seen, gap = 0, splits = 1, span = seen }: Step,
+  { position, slot = position, seen = position + 1, hole = seen, gap = 0, splits = 1, span = seen }: StepTokens & {
+    readonly span?: number;
+  },
   round: Round = exact,
 ): AttnStates & { readonly q: Float64Array } {
   const { qHeads, kvHeads, headDim, capacity } = dims;
