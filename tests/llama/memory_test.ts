@@ -5,7 +5,10 @@ import { inside, type KvOptions, load } from "../../src/llama/llama.ts";
 import { plainDevice } from "../_gpu.ts";
 import { CODES, go, IDS, SHAPE, TIERS, within } from "./_small.ts";
 
-/** A device that refuses what makes it more than `most` bytes, as a GPU does: by an error scope. */
+/**
+ * A device that refuses what makes it more than `most` bytes, as a GPU does: by an error scope. One that is left open can
+ * crash the process as it ends (lavapipe).
+ */
 async function smallDevice() {
   const { device, bytes } = await plainDevice(), create = device.createBuffer.bind(device);
   const push = device.pushErrorScope.bind(device), pop = device.popErrorScope.bind(device);
@@ -25,7 +28,7 @@ async function smallDevice() {
     const { refused } = scopes.pop()!, error = await pop();
     return refused ? new GPUOutOfMemoryError("no memory") : error;
   };
-  return { device, bytes, limit };
+  return { device, bytes, limit, [Symbol.dispose]: () => device.destroy() };
 }
 
 /** The number after some words of a sentence. */
@@ -49,7 +52,8 @@ for (
 ) {
   Deno.test(`a cache that is refused says what would fit: ${name}`, () =>
     within(async (_, open) => {
-      const { device, bytes, limit } = await smallDevice(), maxContext = 512;
+      using small = await smallDevice();
+      const { device, bytes, limit } = small, maxContext = 512;
       using llama = await open(kv, { device });
       using session = llama.session();
       await go(session, IDS); // what a prompt takes beside the cache is there
@@ -71,13 +75,13 @@ for (
       llama[Symbol.dispose]();
       using again = await open(kv, { device, maxContext: fits });
       assert(again.kv.bytes < 0.9 * llama.kv.bytes);
-      device.destroy();
     }));
 }
 
 Deno.test("a prompt takes smaller segments where memory is refused, and says what would fit where none helps", () =>
   within(async (_, open) => {
-    const { device, bytes, limit } = await smallDevice();
+    using small = await smallDevice();
+    const { device, bytes, limit } = small;
     using llama = await open(CODES, { device });
     const ids = [...IDS, ...IDS];
     using warm = llama.session();
@@ -90,7 +94,7 @@ Deno.test("a prompt takes smaller segments where memory is refused, and says wha
     const segment = inside(llama).decoder.promptBytes / row;
     assert(segment >= 64 && segment <= 150, `${segment}`);
 
-    const second = await smallDevice();
+    using second = await smallDevice();
     using little = await open(CODES, { device: second.device });
     using short = little.session();
     await go(short, IDS.slice(0, 2), 1);
@@ -104,7 +108,8 @@ Deno.test("a prompt takes smaller segments where memory is refused, and says wha
 
 Deno.test("weights that are refused, and contexts that no binding holds, say so at once", () =>
   within(async (_folder, _open, path) => {
-    const { device, bytes, limit } = await smallDevice();
+    using small = await smallDevice();
+    const { device, bytes, limit } = small;
     limit.most = 300_000;
     const message = await refusal(() => load(path, { device }));
     assert(
